@@ -1,0 +1,1 @@
+"""Evaluation: leave-one-out, scores, calibration."""

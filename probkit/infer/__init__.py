@@ -1,0 +1,1 @@
+"""Inference: what a target is, and the methods that answer it."""

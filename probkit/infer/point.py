@@ -1,0 +1,178 @@
+"""Modes: multi-start quasi-Newton under ``vmap``, and the point estimates MLE and MAP with standard errors."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
+from probkit.infer.target import Target
+from probkit.math.optimise import Minimum, curvature, minimise
+from probkit.report import Report, timed
+
+
+def start_points(target: Target, key: Array, count: int, init: dict | None) -> Float[Array, "starts D"]:
+    """Starts in unconstrained space: the median of 15 prior draws, the origin, prior draws; ``init`` alone if given.
+
+    Prior draws carry the units of the data where default priors do, so the starts are free of units.
+    """
+    draws = jax.vmap(target.prior_draw)(jax.random.split(key, 15 + max(count - 2, 0)))
+    median = jnp.median(draws[:15], axis=0)
+    if init is not None:
+        values = target.evaluate(median).values
+        return target.unconstrain(lambda name, law: init.get(name, values[name]))[None]
+    return jnp.concatenate([median[None], jnp.zeros_like(median)[None], draws[15:]])[:count]
+
+
+def find_mode(
+    target: Target,
+    key: Array,
+    count: int,
+    init: dict | None,
+    prior: bool = True,
+    jacobian: bool = True,
+    steps: int = 100,
+) -> tuple[Minimum, Float[Array, ""]]:
+    """The best of several descents on minus the log density, and the share of starts that reached it."""
+
+    def negative(u: Array) -> Array:
+        return -target.log_density(u, prior, jacobian)
+
+    points = start_points(target, key, count, init)
+    # On a CPU one start after the other: each stops when it is done, and a lane costs what it would cost in a batch.
+    each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
+    found = each(lambda u: minimise(negative, u, steps), points)
+    best = jnp.argmin(jnp.where(jnp.isfinite(found.value), found.value, jnp.inf))
+    agreeing = jnp.mean(found.value < found.value[best] + 0.01)
+    return jax.tree_util.tree_map(lambda a: a[best], found), agreeing
+
+
+def covariance(hessian: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Inverse Hessian, by the eigendecomposition of the Hessian scaled to unit diagonal; NaN where not positive."""
+    c = curvature(hessian)
+    root = c.vectors / jnp.sqrt(c.values) / c.scale[:, None]
+    return root @ root.T
+
+
+@eqx.filter_jit
+def _program(target: Target, key: Array, init: dict | None, options: tuple) -> tuple:
+    """Mode, values, standard errors by the delta method: one program."""
+    count, prior, jacobian, steps = options
+    target = target.resolved()
+    mode, agreeing = find_mode(target, key, count, init, prior, jacobian, steps)
+    evaluation = target.evaluate(mode.x)
+    _, unravel = ravel_pytree(evaluation.values)
+    slope = jax.jacfwd(lambda u: ravel_pytree(target.evaluate(u).values)[0])(mode.x)
+    variance = jnp.einsum("id,de,ie->i", slope, covariance(mode.hessian), slope)
+    return mode, agreeing, evaluation, unravel(jnp.sqrt(variance))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point(Method):
+    starts: int = 8
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        check_whole("starts", self.starts, 1)
+        check_whole("max_steps", self.max_steps, 1)
+
+    @property
+    def targets_posterior(self) -> bool:
+        """A single point does not target the posterior."""
+        return False
+
+    def _run(self, target: Target, key: Any, init: dict | None, prior: bool, rung: str) -> Outcome:
+        if not target.sites():
+            return nothing_unknown(target, repr(self))
+        options = (self.starts, prior, False, self.max_steps)
+        (mode, agreeing, evaluation, errors), seconds = timed(_program, target, key, init, options)
+        mode, evaluation, errors = jax.device_get((mode, evaluation, errors))
+        converged = bool(mode.converged)
+        reason, advice = _explain(mode, self.max_steps)
+        report = Report(
+            method=repr(self),
+            rung=rung,
+            converged=converged,
+            reason=reason,
+            advice=advice,
+            seconds=seconds,
+            log_density=-float(mode.value),
+            decrement=float(mode.decrement),
+            steps=int(mode.steps),
+            starts_agreeing=float(agreeing),
+        )
+        one = (1, 1)
+        values = {n: np.reshape(v, one + np.shape(v)) for n, v in evaluation.values.items()}
+        stats = {
+            "lp": np.full(one, -mode.value),
+            "log_prior": np.full(one, evaluation.log_prior),
+            "log_likelihood": np.full(one, evaluation.log_likelihood),
+        }
+        return Outcome(values, stats, report, errors)
+
+
+def _explain(mode: Minimum, max_steps: int) -> tuple[str, str]:
+    """The outcome of a descent in words, and what to do next."""
+    if mode.converged:
+        return f"Newton decrement {float(mode.decrement):.1e} nats after {int(mode.steps)} steps.", ""
+    if not np.isfinite(mode.value):
+        return (
+            "No start has a finite density.",
+            "Check y and the priors, or pass init= with sites in constrained space.",
+        )
+    if mode.steps >= max_steps:
+        return (
+            f"{int(mode.steps)} steps and the decrement is still {float(mode.decrement):.1e} nats: a ridge, or a "
+            "maximum at the edge of the support.",
+            "Give the parameters that run away priors or numbers, or raise max_steps.",
+        )
+    return (
+        "The Hessian is not positive definite where the descent stopped: some direction is flat or the maximum lies at "
+        "infinity.",
+        "Fix or tie a parameter, give tighter priors, or use NUTS.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MLE(_Point):
+    """Maximum likelihood: priors give the supports and the starts, nothing else. Hierarchies are refused.
+
+    Standard errors are the inverse observed information, carried to constrained space by the delta method.
+
+    Args:
+        starts: number of starts, run at once.
+        max_steps: the most evaluations of one start.
+    """
+
+    def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
+        """Maximise the likelihood.
+
+        Raises:
+            TypeError: a prior depends on another site, so there is no plain likelihood to maximise.
+        """
+        names = target.hierarchical()
+        if names:
+            raise TypeError(
+                f"MLE: the prior of {', '.join(names)} depends on other parameters (a hierarchy); its likelihood alone "
+                "does not identify them. Use MAP, Laplace or NUTS."
+            )
+        return self._run(target, key, init, prior=False, rung="mle")
+
+
+@dataclasses.dataclass(frozen=True)
+class MAP(_Point):
+    """Posterior mode in the constrained space, as Stan and PyMC define it (no Jacobian).
+
+    Args:
+        starts: number of starts, run at once.
+        max_steps: the most evaluations of one start.
+    """
+
+    def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
+        """Maximise the posterior density in the constrained space."""
+        return self._run(target, key, init, prior=True, rung="map")

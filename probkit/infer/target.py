@@ -1,0 +1,243 @@
+"""The target of every method: a log density over one flat unconstrained vector, for models and plain functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro import handlers
+
+from probkit.model import Model, fixed_value, plain_priors, resolve, with_defaults
+
+
+class Evaluation(NamedTuple):
+    """One evaluation of a target: values in constrained space and the three terms of the log density."""
+
+    values: dict[str, Array]
+    log_prior: Array
+    log_jacobian: Array
+    log_likelihood: Array
+
+
+class Target(eqx.Module):
+    """A model and its data, seen as ``log p(u)`` over an unconstrained vector u.
+
+    Args:
+        model: a :class:`probkit.Model` (its data are ``args = (y, X)``), or any NumPyro model function.
+        args: positional arguments: arrays are traced, anything else is static.
+        kwargs: keyword arguments, likewise.
+    """
+
+    model: Any
+    args: tuple = ()
+    kwargs: dict = eqx.field(default_factory=dict)
+
+    @property
+    def dtype(self) -> Any:
+        """The float dtype of the data (the default float where no argument is a float array)."""
+        leaves = [a for a in jax.tree_util.tree_leaves((self.args, self.kwargs)) if eqx.is_inexact_array(a)]
+        return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+
+    def resolved(self) -> "Target":
+        """The same target with default priors made from the data, once, before any loop."""
+        if not isinstance(self.model, Model):
+            return self
+        return Target(with_defaults(self.model, *self.args), self.args, self.kwargs)
+
+    def execute(self, draw: Callable) -> tuple[Array, dict[str, Array]]:
+        """Run the model with ``draw(name, prior, scale)`` at every latent site.
+
+        Returns:
+            The log-likelihood, and the deterministic sites (plain functions only).
+        """
+        if isinstance(self.model, Model):
+            bound = resolve(self.model, draw)
+            return bound.log_likelihood(*self.args), {}
+        sites = self.trace(draw)
+        terms = [jnp.sum(lp) for _, lp in observed_terms(sites)]
+        extra = {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
+        return sum(terms, jnp.zeros((), self.dtype)), extra
+
+    def trace(self, draw: Callable) -> dict[str, dict]:
+        """The NumPyro trace of a plain function with ``draw`` at every latent site."""
+
+        def fill(site: dict) -> Any:
+            if site["type"] != "sample" or site["is_observed"]:
+                return None
+            fixed = fixed_value(site["fn"])
+            return draw(site["name"], site["fn"], site["scale"]) if fixed is None else fixed
+
+        fn = handlers.substitute(self.model, substitute_fn=fill)
+        return handlers.trace(fn).get_trace(*self.args, **self.kwargs)
+
+    def evaluate(self, u: Float[Array, " D"]) -> Evaluation:
+        """Values and the terms of the log density at u: prior, log-Jacobian of the transforms, likelihood."""
+        values: dict[str, Array] = {}
+        prior = jacobian = jnp.zeros((), u.dtype)
+        offset = 0
+
+        def draw(name: str, law: dist.Distribution, scale: Any = None) -> Array:
+            nonlocal prior, jacobian, offset
+            to_support, shape = _transform(name, law)
+            size = int(np.prod(shape))
+            z = u[offset : offset + size].reshape(shape)
+            offset += size
+            x = to_support(z)
+            prior = prior + jnp.sum(law.log_prob(x)) * (1.0 if scale is None else scale)
+            jacobian = jacobian + jnp.sum(to_support.log_abs_det_jacobian(z, x))
+            values[name] = x
+            return x
+
+        likelihood, extra = self.execute(draw)
+        return Evaluation(values | extra, prior, jacobian, likelihood)
+
+    def log_density(self, u: Float[Array, " D"], prior: bool = True, jacobian: bool = True) -> Float[Array, ""]:
+        """``log p(y | u)``, with the prior and the log-Jacobian of the transforms on request."""
+        e = self.evaluate(u)
+        return e.log_likelihood + (e.log_prior if prior else 0.0) + (e.log_jacobian if jacobian else 0.0)
+
+    def unconstrain(self, values: Callable[[str, dist.Distribution], Array]) -> Float[Array, " D"]:
+        """The flat vector u at which each site has the value ``values(name, prior)``."""
+        parts: list[Array] = []
+
+        def draw(name: str, law: dist.Distribution, scale: Any = None) -> Array:
+            to_support, _ = _transform(name, law)
+            x = jnp.broadcast_to(values(name, law), law.shape())
+            parts.append(jnp.reshape(to_support.inv(x), (-1,)).astype(self.dtype))
+            return x
+
+        self.execute(draw)
+        return jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+
+    def prior_draw(self, key: Array, init: dict[str, Array] | None = None) -> Float[Array, " D"]:
+        """u at a draw from the prior; ``init`` fixes sites, flat priors draw uniform on (-2, 2) in u."""
+        keys = iter(jax.random.split(key, max(1, len(self.sites()))))
+
+        def value(name: str, law: dist.Distribution) -> Array:
+            here = next(keys)
+            if init is not None and name in init:
+                return init[name]
+            try:
+                return law.sample(here)
+            except NotImplementedError:
+                to_support, shape = _transform(name, law)
+                return to_support(jax.random.uniform(here, shape, self.dtype, -2.0, 2.0))
+
+        return self.unconstrain(value)
+
+    def sites(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Latent sites in order: name -> (constrained shape, unconstrained shape). Runs nothing; cached by shapes.
+
+        Raises:
+            TypeError: a latent site is discrete.
+        """
+        return dict(_abstract(self).sites)
+
+    def factorises(self) -> bool:
+        """Whether the density factorises matrices: then draws are better taken one at a time on a CPU.
+
+        XLA:CPU runs batched factorisations and solves 4 to 10 times slower than the same ones in turn (100 x 100), and
+        its thread pool has been seen to hang on them.
+        """
+        return _abstract(self).factorises
+
+    def each(self, fn: Callable, lanes: Any) -> Any:
+        """``fn`` over a few lanes: together, or one after the other where batching does not pay."""
+        if self.factorises() and jax.default_backend() == "cpu":
+            return jax.lax.map(fn, lanes)
+        return jax.vmap(fn)(lanes)
+
+    def map(self, fn: Callable, *arrays: Any) -> Any:
+        """``fn`` over the leading axis of arrays, in batches that fill the vector units and fit in memory."""
+        sizes = [a.size for a in jax.tree_util.tree_leaves((self.args, self.kwargs)) if eqx.is_array(a)]
+        largest = max([1, *sizes])
+        if not self.factorises():
+            batch = max(16, 2_000_000 // largest)
+        elif jax.default_backend() == "cpu":
+            return jax.lax.map(lambda one: fn(*one), arrays)
+        else:
+            batch = max(4, 50_000_000 // largest**2)
+        count = jax.tree_util.tree_leaves(arrays)[0].shape[0]
+        if count <= batch:
+            return jax.vmap(fn)(*arrays)
+        return jax.lax.map(lambda one: fn(*one), arrays, batch_size=batch)
+
+    def hierarchical(self) -> list[str]:
+        """Names of the sites whose prior depends on other sites."""
+        if isinstance(self.model, Model):
+            known = _abstract(self)
+            return [name for name, _ in known.sites if name not in known.plain]
+        seen: list[dict[str, list]] = []
+        for fill in (0.3, -0.7):
+            laws: dict[str, list] = {}
+
+            def draw(name: str, law: dist.Distribution, scale: Any = None, laws: dict = laws, x: float = fill) -> Array:
+                to_support, shape = _transform(name, law)
+                laws[name] = [np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(law)]
+                return to_support(jnp.full(shape, x, self.dtype))
+
+            self.execute(draw)
+            seen.append(laws)
+        one, two = seen
+        return [n for n in one if any(not np.array_equal(a, b) for a, b in zip(one[n], two[n], strict=True))]
+
+
+class _Known(NamedTuple):
+    """What a run on shapes alone tells: the sites, which priors stand in the model as they are, what it computes."""
+
+    sites: tuple
+    plain: frozenset[str]
+    factorises: bool
+
+
+def _abstract(target: Target) -> _Known:
+    leaves, treedef = jax.tree_util.tree_flatten(target)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) if eqx.is_array(x) else x for x in leaves)
+    return _abstract_run(treedef, shapes)
+
+
+@functools.lru_cache(maxsize=512)
+def _abstract_run(treedef: Any, shapes: tuple) -> _Known:
+    found: dict[str, tuple] = {}
+    plain: set[str] = set()
+
+    def draw(name: str, law: dist.Distribution, scale: Any = None) -> Array:
+        to_support, shape = _transform(name, law)
+        found[name] = (tuple(law.shape()), tuple(shape))
+        return to_support(jnp.zeros(shape))
+
+    def run(target: Target) -> Array:
+        target = target.resolved()
+        if isinstance(target.model, Model):
+            plain.update(plain_priors(target.model))
+        return target.execute(draw)[0]
+
+    jaxpr = eqx.filter_make_jaxpr(run)(jax.tree_util.tree_unflatten(treedef, shapes))[0]
+    text = str(jaxpr)
+    dense = any(name in text for name in ("cholesky", "triangular_solve", "lu[", "eigh", "svd", "qr["))
+    return _Known(tuple(found.items()), frozenset(plain), dense)
+
+
+def observed_terms(sites: dict[str, dict]) -> list[tuple[str, Array]]:
+    """Log densities of the observed sites of a NumPyro trace, entry by entry, with plate scales applied."""
+    out = []
+    for name, site in sites.items():
+        if site["type"] == "sample" and site["is_observed"]:
+            terms = site["fn"].log_prob(site["value"])
+            out.append((name, terms if site["scale"] is None else terms * site["scale"]))
+    return out
+
+
+def _transform(name: str, law: dist.Distribution) -> tuple[Any, tuple[int, ...]]:
+    if law.is_discrete:
+        raise TypeError(
+            f"{name} is discrete ({type(law).__name__}); sum it out of the model, as methods here need a density."
+        )
+    to_support = numpyro.distributions.biject_to(law.support)
+    return to_support, tuple(to_support.inverse_shape(law.shape()))

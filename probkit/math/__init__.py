@@ -1,0 +1,1 @@
+"""Shared pieces of pure maths: linear algebra, optimisation, Pareto smoothing."""

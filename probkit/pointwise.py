@@ -1,0 +1,60 @@
+"""Scoring of single entries under any NumPyro distribution, with NaN as missing.
+
+A distribution of a vector may offer ``leave_one_out(y)`` itself (Gaussian families do, in closed form). For the rest:
+entries that are independent given the parameters have the plain term, and a multivariate normal has its precision.
+"""
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+
+def _entries(law: dist.Distribution, y: Array) -> dist.Distribution | None:
+    """The law of each entry, batch shape of ``y``, where entries are independent given the parameters."""
+    if isinstance(law, dist.Independent) and law.event_dim == y.ndim and law.base_dist.event_dim == 0:
+        return law.base_dist
+    if law.event_dim == 0 and law.batch_shape in ((), y.shape):
+        return law.expand(y.shape)
+    return None
+
+
+def observed(law: dist.Distribution, y: Array) -> tuple[dist.Distribution, Array]:
+    """A law and data in which missing entries count nothing: NaN is masked, unless the law itself takes NaN."""
+    entries = _entries(law, y)
+    if entries is None:
+        return law, y
+    missing = jnp.isnan(y)
+    # Any value of the support serves: a masked entry adds nothing, in value or gradient.
+    return entries.mask(~missing).to_event(y.ndim), jnp.where(missing, jnp.nanmax(y), y)
+
+
+def log_prob(law: dist.Distribution, y: Float[Array, " n"]) -> Float[Array, ""]:
+    """Log density of ``y`` under ``law``; NaN entries are missing."""
+    law, y = observed(law, y)
+    return law.log_prob(y)
+
+
+def pointwise(law: dist.Distribution, y: Float[Array, " n"]) -> dist.Distribution:
+    """The law of each entry given all others, batch shape (n,).
+
+    For a multivariate normal with mean m and precision Λ: ``y_i | y_-i ~ N(y_i - [Λ(y - m)]_i / Λ_ii, 1 / Λ_ii)``.
+
+    Raises:
+        TypeError: the distribution has no leave-one-out terms in closed form.
+
+    References:
+        Sundararajan and Keerthi (2001), Predictive approaches for choosing hyperparameters in Gaussian processes.
+    """
+    if hasattr(law, "leave_one_out"):
+        return law.leave_one_out(y)
+    entries = _entries(law, y)
+    if entries is not None:
+        return entries
+    if isinstance(law, dist.MultivariateNormal):
+        precision = law.precision_matrix
+        variance = 1.0 / jnp.diagonal(precision)
+        return dist.Normal(y - variance * (precision @ (y - law.loc)), jnp.sqrt(variance))
+    raise TypeError(
+        f"{type(law).__name__} has no leave-one-out terms: make its entries independent with .to_event(1), "
+        "use MultivariateNormal, or give the distribution a method leave_one_out(y)."
+    )

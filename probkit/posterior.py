@@ -1,0 +1,272 @@
+"""Posteriors: draws where the priors were, and everything one asks of them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from probkit import border
+from probkit.infer.method import Method, Outcome
+from probkit.infer.target import Target, observed_terms
+from probkit.model import Model, bind, mask, with_defaults
+from probkit.prediction import Prediction
+from probkit.report import Report
+
+#: Draws of the observable that a point estimate makes from its one draw of the parameters.
+POINT_DRAWS = 1000
+
+
+def normal_marginals(law: dist.Distribution) -> bool:
+    """Whether each entry of a law is normal, so that mixtures of it have exact quantiles."""
+    while isinstance(law, dist.Independent | dist.ExpandedDistribution):
+        law = law.base_dist
+    return isinstance(law, dist.Normal | dist.MultivariateNormal) or getattr(law, "normal_marginals", False)
+
+
+@eqx.filter_jit
+def _terms(target: Target, values: dict[str, Any], index: Any) -> Array:
+    """LOO terms of every draw: (S, n). ``index`` is (S,), so that a model without sites has its one draw."""
+    target = target.resolved()
+    if isinstance(target.model, Model):
+        return target.map(lambda v, _: bind(target.model, v).loo(*target.args), values, index)
+
+    def plain(v: dict[str, Array], _: Array) -> Array:
+        sites = target.trace(lambda name, law, scale: v[name])
+        return jnp.concatenate([jnp.ravel(terms) for _, terms in observed_terms(sites)])
+
+    return target.map(plain, values, index)
+
+
+@eqx.filter_jit
+def _predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
+    """Draws, means and stds of the observable for every draw of the parameters; ``keys`` is (S, repeats)."""
+    target = target.resolved()
+    y, X = target.args
+
+    def one(v: dict[str, Array], key: Array) -> tuple:
+        model = bind(target.model, v)
+        if what == "forecast":
+            law = model.forecast(y, horizon, X, X_new)
+        elif what == "loo":
+            law = model.leave_one_out(y, X)
+        else:
+            law = model.predict(y, X, X_new)
+        std = jnp.sqrt(law.variance) if normal_marginals(law) else None
+        return jax.vmap(law.sample)(key), law.mean, std
+
+    return target.map(one, values, keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """The answer to a fit: the same model with draws where the priors were.
+
+    Attributes:
+        target: the model and the data it came from.
+        method: the method that was asked.
+        outcome: draws, per-draw figures and the report, as the method gave them.
+        key: the key that predictions use unless they are given one.
+        series: the data with their labels (None for plain functions).
+    """
+
+    target: Target
+    method: Method
+    outcome: Outcome
+    key: Any
+    series: border.Series | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model, or function, that was fitted."""
+        return self.target.model
+
+    @property
+    def sites(self) -> dict[str, np.ndarray]:
+        """Draws by site name, axes (chain, draw, *shape)."""
+        return self.outcome.values
+
+    @property
+    def report(self) -> Report:
+        """What the method says of its answer."""
+        return self.outcome.report
+
+    @property
+    def targets_posterior(self) -> bool:
+        """Whether the draws follow the posterior (not point estimates and plain approximations)."""
+        return self.method.targets_posterior
+
+    @functools.cached_property
+    def draws(self) -> Any:
+        """The fitted model with draws where the priors were; for plain functions, the dictionary of sites.
+
+        Axes (chain, draw) stand in front of the leaves that were priors, and of those alone: a fixed vector stays as it
+        is, whatever its length.
+        """
+        if not isinstance(self.model, Model):
+            return self.sites
+        model = with_defaults(self.model, *self.target.args)
+        if not self.sites:
+            return bind(model, {})
+        axes = jax.tree_util.tree_map(lambda drawn: 0 if drawn else None, mask(model))
+        one = functools.partial(bind, model)
+        return jax.vmap(jax.vmap(one, out_axes=axes), out_axes=axes)(self.sites)
+
+    def __repr__(self) -> str:
+        shape = next(iter(self.sites.values())).shape[:2] if self.sites else (1, 1)
+        name = (
+            type(self.model).__name__ if isinstance(self.model, Model) else getattr(self.model, "__name__", "function")
+        )
+        return f"Posterior({name}, {shape[0]} x {shape[1]} draws of {list(self.sites)})\n{self.report}"
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def predict(self, X_new: Any = None, *, key: Any = None) -> Prediction:
+        """A fresh observation at every place of the data (smoothed signal plus new noise), or at ``X_new``.
+
+        Args:
+            X_new: new inputs, (m,) or (m, features), for models that take inputs.
+            key: a new-style key; the posterior's own by default.
+        """
+        y, X = self._data("predict")
+        new = border.as_inputs(X_new, None, y.dtype, "X_new")
+        if new is not None and X is not None and new.shape[1:] != X.shape[1:]:
+            raise ValueError(f"X_new has shape {new.shape}; columns as in X, shape {X.shape}, are wanted.")
+        labels, name = self._labels() if new is None else (np.arange(new.shape[0]), "row")
+        return self._prediction("predict", 0, new, labels, name, key, None)
+
+    def forecast(self, horizon: int, X_new: Any = None, *, key: Any = None) -> Prediction:
+        """The next ``horizon`` observations, as joint paths.
+
+        Args:
+            horizon: number of steps, at least 1.
+            X_new: inputs of the steps to come, where the model was fitted with inputs.
+            key: a new-style key; the posterior's own by default.
+
+        Raises:
+            ValueError: a horizon that is not a positive whole number.
+            TypeError: the model has no time axis.
+        """
+        y, X = self._data("forecast")
+        horizon = border.check_horizon(horizon)
+        new = border.as_inputs(X_new, horizon, y.dtype, "X_new")
+        if (X is None) != (new is None):
+            came, wanted = ("without", "without X_new") if X is None else ("with", f"with X_new of {horizon} rows")
+            raise ValueError(f"The model was fitted {came} X; forecast it {wanted}.")
+        labels, name = self._labels()
+        after = border.extend_labels(self.series.labels if self.series else None, len(y), horizon)
+        return self._prediction("forecast", horizon, new, after, name, key, (labels, np.asarray(y)))
+
+    def _prediction(
+        self, what: str, horizon: int, X_new: Any, labels: Any, name: str, key: Any, history: Any
+    ) -> Prediction:
+        key = self.key if key is None else border.check_key(key, what)
+        chains, draws = self._shape()
+        repeats = 1 if chains * draws > 1 else POINT_DRAWS
+        keys = jax.random.split(key, (chains * draws, repeats))
+        sample, mean, std = jax.device_get(_predictive(self.target, self._flat(), keys, what, horizon, X_new))
+        n = mean.shape[-1]
+
+        def shaped(a: Any) -> Any:
+            return None if a is None else a.reshape(chains, draws, n)
+
+        sample = sample.reshape(chains, draws * repeats, n)
+        return Prediction(sample, shaped(mean), shaped(std), labels, name, history)
+
+    # -- leave-one-out ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def loo_terms(self) -> Float[np.ndarray, "chain draw n"]:
+        """``log p(y_i | y_-i, parameters)`` of every draw, float64; NaN where y is missing or the term improper."""
+        index = np.arange(np.prod(self._shape()))
+        terms = np.asarray(_terms(self.target, self._flat(), index), np.float64)
+        return terms.reshape(*self._shape(), -1)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Which entries have a LOO term in every draw, (n,)."""
+        return ~np.isnan(self.loo_terms).any((0, 1))
+
+    def loo(self, refit: bool = False) -> Any:
+        """Leave-one-out elpd by Pareto-smoothed importance sampling over the terms (ArviZ's ``ELPDData``).
+
+        Args:
+            refit: whether to refit exactly, without that entry, every entry whose k-hat is above the limit.
+
+        Raises:
+            TypeError: the draws do not target the posterior.
+
+        References:
+            Vehtari, Gelman and Gabry (2017). Bürkner, Gabry and Vehtari (2021), for structured models.
+        """
+        from probkit.evaluate.loo import psis_loo
+
+        return psis_loo(self, refit)
+
+    # -- summaries and export -----------------------------------------------------------------------------------------
+
+    def summary(self, **kwargs: Any) -> Any:
+        """A table: ArviZ's summary of the draws, or estimates, standard errors and information criteria of a point.
+
+        Args:
+            **kwargs: passed on to ``arviz_stats.summary`` (not for point estimates).
+        """
+        from probkit.summary import summarise
+
+        return summarise(self, **kwargs)
+
+    def to_arviz(self, predictive: str = "smoothed", log_likelihood: str = "loo") -> Any:
+        """An ArviZ DataTree: everything that ArviZ's tables and plots read.
+
+        Args:
+            predictive: what stands in ``posterior_predictive``: ``"smoothed"`` (signal plus fresh noise, for
+                predictive checks) or ``"loo"`` (draws given all other entries, for LOO-PIT).
+            log_likelihood: what stands in ``log_likelihood``: ``"loo"`` (pointwise LOO terms) or ``"joint"`` (one
+                joint term a draw, for prior sensitivity).
+        """
+        from probkit.export import to_arviz
+
+        return to_arviz(self, predictive, log_likelihood)
+
+    def observed(self) -> dict[str, np.ndarray]:
+        """The data by observed site: ``{"y": ...}`` for models."""
+        if isinstance(self.model, Model):
+            return {"y": np.asarray(self.target.args[0])}
+        one = {n: v[0, 0] for n, v in self.sites.items()}
+        sites = self.target.trace(lambda name, law, scale: one[name])
+        return {n: np.asarray(s["value"]) for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _shape(self) -> tuple[int, int]:
+        return next(iter(self.sites.values())).shape[:2] if self.sites else (1, 1)
+
+    def _flat(self) -> dict[str, np.ndarray]:
+        known = self.target.sites()
+        chains, draws = self._shape()
+        flat = {n: np.reshape(v, (chains * draws, *v.shape[2:])) for n, v in self.sites.items() if n in known}
+        return flat
+
+    def term_labels(self) -> tuple[np.ndarray, str]:
+        """What stands along the axis of the LOO terms, and its name."""
+        if isinstance(self.model, Model):
+            labels, name = self._labels()
+            return np.asarray(labels), name
+        return np.arange(self.loo_terms.shape[-1]), "term"
+
+    def _data(self, verb: str) -> tuple[Any, Any]:
+        if not isinstance(self.model, Model):
+            raise TypeError(
+                f"{verb} is for probkit models; for a plain function use numpyro.infer.Predictive with .sites."
+            )
+        return self.target.args
+
+    def _labels(self) -> tuple[Any, str]:
+        if self.series is None or self.series.labels is None:
+            return np.arange(len(self.target.args[0])), "time"
+        return np.asarray(self.series.labels), str(self.series.label_name or "time")

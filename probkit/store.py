@@ -1,0 +1,268 @@
+"""Posteriors on disk: one file of arrays and JSON, never code.
+
+The file is an ``.npz`` archive (``numpy.load`` opens it) that holds every array and a JSON manifest, followed by a tag
+and the SHA-256 of all before it. Loading rebuilds probkit's own classes and NumPyro's distributions by name; user nets,
+functions and ``given`` places come back through ``like=``.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import io
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.truncated import (
+    LeftTruncatedDistribution,
+    RightTruncatedDistribution,
+    TwoSidedTruncatedDistribution,
+)
+
+from probkit.border import Series
+from probkit.infer.method import Outcome
+from probkit.infer.target import Target
+from probkit.model import Default, strong
+from probkit.posterior import Posterior
+from probkit.report import Report, Seconds
+
+FORMAT = 1
+TAG = b"probkit-posterior"
+
+
+def save(posterior: Posterior, path: Any) -> Path:
+    """Write a posterior to one file, equal to the bit when it is loaded.
+
+    Args:
+        posterior: what ``fit`` returned.
+        path: the file; ``.npz`` is added where there is no suffix.
+
+    Returns:
+        The path written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    report = {f.name: getattr(posterior.report, f.name) for f in dataclasses.fields(Report)}
+    report["seconds"] = dataclasses.asdict(posterior.report.seconds)
+    manifest = {
+        "format": FORMAT,
+        "probkit": version("probkit"),
+        "model": _encode(posterior.target.model, arrays),
+        "args": _encode(posterior.target.args, arrays),
+        "kwargs": _encode(posterior.target.kwargs, arrays),
+        "method": _encode(posterior.method, arrays),
+        "values": _encode(posterior.outcome.values, arrays),
+        "stats": _encode(posterior.outcome.stats, arrays),
+        "standard_errors": _encode(posterior.outcome.standard_errors, arrays),
+        "report": _encode(report, arrays),
+        "key": {"impl": str(jax.random.key_impl(posterior.key)), "data": jax.random.key_data(posterior.key).tolist()},
+        "series": None if posterior.series is None else _encode_series(posterior.series, arrays),
+    }
+    text = json.dumps(manifest).encode()
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
+    path = Path(path)
+    path = path if path.suffix else path.with_suffix(".npz")
+    body = buffer.getvalue() + TAG
+    path.write_bytes(body + hashlib.sha256(body).digest())
+    return path
+
+
+def load(path: Any, like: Any = None) -> Posterior:
+    """Read a posterior that :func:`save` wrote.
+
+    Args:
+        path: the file.
+        like: the model or function that was fitted, where it holds what a file cannot: a user's class, a function, a
+            ``given`` place, a distribution that probkit does not write.
+
+    Raises:
+        ValueError: the file is not a posterior, is damaged, was written by a newer probkit, or needs ``like``.
+    """
+    content = Path(path).read_bytes()
+    body, digest = content[:-32], content[-32:]
+    if not body.endswith(TAG) and TAG not in content[-200:]:
+        raise ValueError(f"{path} is not a posterior saved by probkit (or its end is missing).")
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError(f"{path} is damaged: its content does not agree with its checksum.")
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    manifest = json.loads(arrays.pop("manifest").tobytes())
+    if manifest["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {manifest['format']} (probkit {manifest['probkit']}); this one reads up to {FORMAT}. "
+            "Update probkit."
+        )
+    return _rebuild(path, manifest, arrays, like)
+
+
+def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior:
+    args, kwargs = _decode(manifest["args"], arrays, device=True), _decode(manifest["kwargs"], arrays, device=True)
+    if like is not None:
+        model = strong(like, args[0].dtype) if isinstance(like, eqx.Module) else like
+    else:
+        missing = _opaque(manifest["model"])
+        if missing:
+            raise ValueError(f"{path} holds {missing}, which a file cannot rebuild; pass like= with the model fitted.")
+        model = _decode(manifest["model"], arrays, device=True)
+    target = Target(model, args, kwargs)
+    values = _decode(manifest["values"], arrays)
+    if like is not None:
+        wanted = {name: shape for name, (shape, _) in target.sites().items()}
+        found = {name: v.shape[2:] for name, v in values.items()}
+        if any(found.get(name) != shape for name, shape in wanted.items()):
+            raise ValueError(f"like has the sites {wanted}; {path} holds {found}.")
+    report = _decode(manifest["report"], arrays)
+    report["seconds"], report["notes"] = Seconds(**report["seconds"]), tuple(report["notes"])
+    outcome = Outcome(
+        values,
+        _decode(manifest["stats"], arrays),
+        Report(**report),
+        _decode(manifest["standard_errors"], arrays),
+    )
+    key = jax.random.wrap_key_data(jnp.asarray(manifest["key"]["data"], jnp.uint32), impl=manifest["key"]["impl"])
+    series = None if manifest["series"] is None else _decode_series(manifest["series"], arrays)
+    return Posterior(target, _decode(manifest["method"], arrays), outcome, key, series)
+
+
+# -- trees ------------------------------------------------------------------------------------------------------------
+
+_WRAPPERS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...]]] = {
+    "Independent": (dist.Independent, ("base_dist",), ("reinterpreted_batch_ndims",)),
+    "ExpandedDistribution": (dist.ExpandedDistribution, ("base_dist",), ("batch_shape",)),
+    "LeftTruncatedDistribution": (LeftTruncatedDistribution, ("base_dist", "low"), ()),
+    "RightTruncatedDistribution": (RightTruncatedDistribution, ("base_dist", "high"), ()),
+    "TwoSidedTruncatedDistribution": (TwoSidedTruncatedDistribution, ("base_dist", "low", "high"), ()),
+}
+_PLAIN = {
+    dist.Normal,
+    dist.HalfNormal,
+    dist.LogNormal,
+    dist.Cauchy,
+    dist.HalfCauchy,
+    dist.StudentT,
+    dist.Laplace,
+    dist.Logistic,
+    dist.Gamma,
+    dist.InverseGamma,
+    dist.Exponential,
+    dist.Beta,
+    dist.Pareto,
+    dist.Dirichlet,
+    dist.Uniform,
+    dist.Weibull,
+    dist.Gumbel,
+    dist.Chi2,
+    dist.Kumaraswamy,
+    dist.LKJCholesky,
+    dist.VonMises,
+}
+
+
+def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A node of a pytree as JSON, its arrays put in ``arrays``; what cannot be written is marked opaque."""
+    if node is None or isinstance(node, bool | int | float | str):
+        return {"value": node}
+    if isinstance(node, np.ndarray | np.generic | jax.Array):
+        name = f"a{len(arrays)}"
+        arrays[name] = np.asarray(node)
+        return {"array": name}
+    if isinstance(node, dict):
+        return {"dict": [[key, _encode(held, arrays)] for key, held in node.items()]}
+    if isinstance(node, list | tuple):
+        return {"list" if isinstance(node, list) else "tuple": [_encode(held, arrays) for held in node]}
+    if isinstance(node, Default):
+        return {"default": True}
+    if isinstance(node, dist.Distribution):
+        return _encode_law(node, arrays)
+    cls = type(node)
+    if cls.__module__.startswith("probkit.") and dataclasses.is_dataclass(node):
+        fields = {f.name: _encode(getattr(node, f.name), arrays) for f in dataclasses.fields(node) if f.init}
+        return {"class": [cls.__module__, cls.__qualname__], "fields": fields}
+    return {"opaque": getattr(node, "__name__", cls.__name__)}
+
+
+def _encode_law(law: dist.Distribution, arrays: dict[str, np.ndarray]) -> dict:
+    name = type(law).__name__
+    if name in _WRAPPERS and type(law) is _WRAPPERS[name][0]:
+        _, held, static = _WRAPPERS[name]
+        fields = {f: _encode(getattr(law, f), arrays) for f in (*held, *static)}
+        return {"law": name, "fields": fields}
+    if type(law) in _PLAIN:
+        return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in law.arg_constraints}}
+    if type(law) is dist.MultivariateNormal:
+        return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in ("loc", "scale_tril")}}
+    return {"opaque": name}
+
+
+def _decode(node: dict, arrays: dict[str, np.ndarray], device: bool = False) -> Any:
+    """The inverse of :func:`_encode`; arrays go to the device where ``device`` is set."""
+    (kind, held), *_ = node.items()
+    if kind == "value":
+        return held
+    if kind == "array":
+        return jnp.asarray(arrays[held]) if device else arrays[held]
+    if kind == "dict":
+        return {key: _decode(one, arrays, device) for key, one in held}
+    if kind in ("list", "tuple"):
+        return (list if kind == "list" else tuple)(_decode(one, arrays, device) for one in held)
+    fields = {f: _decode(one, arrays, device) for f, one in node["fields"].items() if "default" not in one}
+    if kind == "law":
+        return (_WRAPPERS[held][0] if held in _WRAPPERS else getattr(dist, held))(**fields)
+    module, name = held
+    if not module.startswith("probkit."):
+        raise ValueError(f"the file names the class {module}.{name}, which is not probkit's.")
+    return getattr(importlib.import_module(module), name)(**fields)
+
+
+def _opaque(node: Any) -> str:
+    """The name of the first thing in an encoded tree that a file cannot rebuild, or an empty string."""
+    if isinstance(node, dict):
+        if "opaque" in node:
+            return str(node["opaque"])
+        return next((found for held in node.values() if (found := _opaque(held))), "")
+    if isinstance(node, list):
+        return next((found for held in node if (found := _opaque(held))), "")
+    return ""
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def _encode_series(series: Series, arrays: dict[str, np.ndarray]) -> dict:
+    import pandas as pd
+
+    labels, kind, freq = series.labels, "none", None
+    if isinstance(labels, pd.DatetimeIndex | pd.PeriodIndex):
+        kind = "dates" if isinstance(labels, pd.DatetimeIndex) else "periods"
+        freq, arrays["labels"] = labels.freqstr, np.asarray(labels.astype(str), dtype=str)
+    elif labels is not None:
+        values = np.asarray(labels)
+        kind = "numbers" if values.dtype.kind in "biuf" else "strings"
+        arrays["labels"] = values if kind == "numbers" else values.astype(str)
+    return {
+        "y": _encode(np.asarray(series.y), arrays),
+        "labels": kind,
+        "freq": freq,
+        "label_name": series.label_name,
+        "name": series.name,
+    }
+
+
+def _decode_series(manifest: dict, arrays: dict[str, np.ndarray]) -> Series:
+    import pandas as pd
+
+    kind, labels = manifest["labels"], arrays.get("labels")
+    name = manifest["label_name"]
+    if kind == "dates":
+        labels = pd.DatetimeIndex(labels, freq=manifest["freq"], name=name)
+    elif kind == "periods":
+        labels = pd.PeriodIndex(labels, freq=manifest["freq"], name=name)
+    elif labels is not None:
+        labels = pd.Index(labels, name=name)
+    return Series(_decode(manifest["y"], arrays, device=True), labels, name, manifest["name"])

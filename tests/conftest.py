@@ -1,0 +1,44 @@
+"""Set-up of every test session.
+
+JAX is set up by the environment alone: JAX_ENABLE_X64 chooses the precision, JAX_COMPILATION_CACHE_DIR a persistent
+compilation cache. Neither the library nor a test touches `jax.config`.
+"""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+import probkit as pk
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """One line on what the session runs with."""
+    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    return f"jax {jax.__version__}, {jax.default_backend()}, {precision}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips the tests marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+        pytest.skip("needs an accelerator")
+
+
+# The three families of the main job, fitted to the Nile by the default method: one fit each for a whole session.
+
+
+@pytest.fixture(scope="session")
+def nile_level():
+    return pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=jax.random.key(1))
+
+
+@pytest.fixture(scope="session")
+def nile_arima():
+    return pk.fit(pk.ARIMA(0, 1, 1), pk.datasets.nile(), key=jax.random.key(1))
+
+
+@pytest.fixture(scope="session")
+def nile_gp():
+    return pk.fit(pk.GP(), pk.datasets.nile(), key=jax.random.key(1), method=pk.Auto(draws=1000))

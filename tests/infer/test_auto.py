@@ -1,0 +1,165 @@
+"""Auto: which rung answers, that it says so, and that the answer is right on every rung."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers import count_compilations, shared
+from numpy.testing import assert_allclose
+from numpyro.distributions import constraints
+
+import probkit as pk
+
+KEY = jax.random.key(0)
+
+
+def test_the_nile_against_quadrature(nile, grid):
+    posterior = pk.fit(pk.LocalLevel(), nile, key=KEY)
+    report = posterior.report
+    assert report.converged
+    assert report.rung == "importance"
+    assert report.method == repr(pk.Auto())
+    assert report.k_hat <= report.k_threshold == 0.7
+    assert report.ess > 3000
+    assert report.worst_mcse <= 0.05
+    for name, draws in posterior.sites.items():
+        assert draws.shape == (1, 4000)
+        assert_allclose(draws.mean(), grid.mean[name], atol=0.05 * grid.std[name])
+        assert_allclose(draws.std(), grid.std[name], rtol=0.05)
+
+
+def test_another_fit_compiles_nothing(nile):
+    pk.fit(pk.LocalLevel(), nile, key=KEY)
+    y, key = nile + 100.0, jax.random.key(9)
+    with count_compilations() as compiled:
+        posterior = pk.fit(pk.LocalLevel(), y, key=key)
+    assert compiled.count == 0
+    assert posterior.report.seconds.compile == 0
+
+
+def test_new_prior_values_compile_nothing(nile):
+    def model(scale):
+        return pk.LocalLevel(level_scale=dist.HalfNormal(scale), obs_scale=dist.HalfNormal(3.0 * scale))
+
+    pk.fit(model(100.0), nile, key=KEY)
+    with count_compilations() as compiled:
+        pk.fit(model(70.0), nile, key=KEY)
+    assert compiled.count == 0
+
+
+def skewed():
+    """Twenty independent gammas: importance sampling fails in so many skewed directions, NUTS does not mind."""
+    numpyro.sample("x", dist.Gamma(0.5, 1.0).expand([20]).to_event(1))
+
+
+@functools.cache
+def climbed():
+    return pk.fit(skewed, key=KEY, progress=False)
+
+
+def test_it_climbs_to_nuts_and_says_why():
+    report = climbed().report
+    assert report.converged
+    assert report.rung == "nuts"
+    assert report.method == repr(pk.Auto())
+    assert report.k_hat > 0.7
+    assert any("climbed from importance resampling" in note and "k-hat" in note for note in report.notes)
+    assert "climbed" in str(report)
+    x = climbed().sites["x"]
+    assert x.shape == (4, 1000, 20)
+    assert_allclose(x.mean((0, 1)), 0.5, atol=0.1 * 0.5**0.5)
+    assert_allclose(x.std((0, 1)), 0.5**0.5, rtol=0.15)
+
+
+def test_climbing_again_compiles_nothing():
+    climbed()
+    with count_compilations() as compiled:
+        pk.fit(skewed, key=jax.random.key(1), progress=False)
+    assert compiled.count == 0
+
+
+class EightSchools(pk.Model):
+    """Rubin (1981), non-centred: theta = mu + tau eta."""
+
+    sigma: jax.Array
+    mu: pk.model.Param = pk.param(default=lambda self, y, X: dist.Normal(0.0, 5.0))
+    tau: pk.model.Param = pk.param(support=constraints.positive, default=lambda self, y, X: dist.HalfCauchy(5.0))
+    eta: pk.model.Param = pk.param(
+        dims=("school",), default=lambda self, y, X: dist.Normal(jnp.zeros(8), jnp.ones(8)).to_event(1)
+    )
+
+    def distribution(self, X, length):
+        return dist.Normal(self.mu + self.tau * self.eta, self.sigma).to_event(1)
+
+
+def centred(y, sigma):
+    """The same posterior, centred: its density has no mode, and no method for densities does well on it."""
+    mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfCauchy(5))
+    theta = numpyro.sample("theta", dist.Normal(mu, tau).expand([8]).to_event(1))
+    numpyro.sample("y", dist.Normal(theta, sigma).to_event(1), obs=y)
+
+
+@functools.cache
+def schools():
+    data = json.loads(shared("data/posteriordb/data/eight_schools.json").read_text())
+    held = np.load(shared("data/posteriordb/reference/eight_schools-eight_schools_noncentered.npz"))
+    y, sigma = (np.array(data[name], dtype=jnp.result_type(float)) for name in ("y", "sigma"))
+    at = {str(name): i for i, name in enumerate(held["names"])}
+    order = [*(at[f"theta[{i + 1}]"] for i in range(8)), at["mu"], at["tau"]]
+    return y, sigma, held["mean"][order], held["sd"][order]
+
+
+def check_schools(theta, mu, tau, atol, rtol):
+    _, _, mean, sd = schools()
+    flat = np.concatenate([theta.reshape(-1, 8), mu.reshape(-1, 1), tau.reshape(-1, 1)], axis=1)
+    assert_allclose((flat.mean(0) - mean) / sd, 0.0, atol=atol)
+    assert_allclose(flat.std(0), sd, rtol=rtol)
+
+
+def test_eight_schools_takes_a_better_proposal():
+    y, sigma, _, _ = schools()
+    posterior = pk.fit(EightSchools(sigma), y, key=KEY, progress=False)
+    report, sites = posterior.report, posterior.sites
+    assert report.converged
+    assert report.rung == "importance"
+    assert "rounds" in report.reason  # the Laplace proposal alone does not do
+    theta = sites["mu"][..., None] + sites["tau"][..., None] * sites["eta"]
+    check_schools(theta, sites["mu"], sites["tau"], atol=0.12, rtol=0.12)
+
+
+def test_eight_schools_centred_climbs_and_warns():
+    y, sigma, _, _ = schools()
+    posterior = pk.fit(centred, args=(y, sigma), key=KEY, progress=False)
+    report = posterior.report
+    assert report.rung == "nuts"
+    assert any("climbed from importance resampling" in note for note in report.notes)
+    # The centred form has a funnel: NUTS finds most of it, says that it has trouble and what to do.
+    assert not report.converged
+    assert "non-centred" in report.advice
+    check_schools(*(posterior.sites[name] for name in ("theta", "mu", "tau")), atol=0.4, rtol=0.3)
+
+
+def test_few_draws_do_not_climb():
+    def normal():
+        numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+
+    report = pk.fit(normal, key=KEY, method=pk.Auto(draws=50), progress=False).report
+    assert report.converged
+    assert report.rung == "importance"
+
+
+def test_nothing_unknown(nile):
+    posterior = pk.fit(pk.LocalLevel(level_scale=30.0, obs_scale=120.0), nile, key=KEY)
+    assert posterior.report.rung == "fixed"
+    assert posterior.report.converged
+
+
+@pytest.mark.parametrize("option", [{"draws": 0}, {"starts": 0}])
+def test_options_are_checked(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        pk.Auto(**option)
