@@ -49,6 +49,8 @@ def to_arviz(posterior: "Posterior", predictive: str = "smoothed", log_likelihoo
         "jax_version": version("jax"),
         "numpyro_version": version("numpyro"),
     }
+    if "log_likelihood" not in groups:
+        attrs["log_likelihood_terms"] = "none: the law of y has no leave-one-out terms in closed form"
     host = {g: {n: _host(v, g) for n, v in group.items()} for g, group in groups.items() if group}
     return arviz_base.from_dict(host, dims=dims, coords=coords, attrs={"/": attrs}, check_conventions=False)
 
@@ -66,15 +68,16 @@ def _data_groups(posterior: "Posterior", predictive: str) -> tuple[dict, dict, d
     """The groups over observations, restricted to entries that have a LOO term, with readable coordinates."""
     y, X = posterior.target.args
     labels, name = posterior._labels()
-    keep = posterior.scored
+    terms = has_terms(posterior)
+    keep = posterior.scored if terms else ~np.isnan(np.asarray(y))
     smoothed = posterior.predict().draws[..., keep]
-    left_out = _leave_one_out_draws(posterior)[..., keep]
-    groups = {
-        "log_likelihood": {"y": posterior.loo_terms[..., keep]},
-        "posterior_predictive": {"y": smoothed if predictive == "smoothed" else left_out},
-        "loo_predictive": {"y": left_out},
-        "observed_data": {"y": np.asarray(y)[keep]},
-    }
+    groups = {"posterior_predictive": {"y": smoothed}, "observed_data": {"y": np.asarray(y)[keep]}}
+    if terms:
+        left_out = _leave_one_out_draws(posterior)[..., keep]
+        groups["log_likelihood"] = {"y": posterior.loo_terms[..., keep]}
+        groups["loo_predictive"] = {"y": left_out}
+        if predictive == "loo":
+            groups["posterior_predictive"] = {"y": left_out}
     dims: dict[str, list[str]] = {"y": [name]}
     coords: dict[str, Any] = {name: np.asarray(labels)[keep]}
     if X is not None:
@@ -86,6 +89,15 @@ def _data_groups(posterior: "Posterior", predictive: str) -> tuple[dict, dict, d
         # A point estimate has one draw of parameters and many of the observable: only its own terms fit its draw axis.
         groups = {g: v for g, v in groups.items() if g not in ("posterior_predictive", "loo_predictive")}
     return groups, dims, coords
+
+
+def has_terms(posterior: "Posterior") -> bool:
+    """Whether the law of y has leave-one-out terms in closed form."""
+    try:
+        posterior.loo_terms  # noqa: B018
+    except TypeError:
+        return False
+    return True
 
 
 def _leave_one_out_draws(posterior: "Posterior") -> np.ndarray:

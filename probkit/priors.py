@@ -4,18 +4,25 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def spread(y: Float[Array, " n"]) -> Float[Array, ""]:
     """Standard deviation of the observed values; where it is 0, the absolute mean; where that is 0 too, 1."""
+    mean = jnp.abs(centre(y))
+    return jnp.where(constant(y), jnp.where(mean > 0, mean, 1.0), deviation(y))
+
+
+def deviation(y: Float[Array, " n"]) -> Float[Array, ""]:
+    """Standard deviation of the observed values, 0 where there is one."""
     seen = ~jnp.isnan(y)
     count = jnp.maximum(jnp.sum(seen), 1)
-    mean = centre(y)
-    deviation = jnp.sqrt(jnp.sum(jnp.where(seen, y - mean, 0.0) ** 2) / count)
-    fallback = jnp.where(jnp.abs(mean) > 0, jnp.abs(mean), 1.0)
-    # A spread of a few roundings is a constant series.
-    return jnp.where(deviation > 8 * jnp.finfo(y.dtype).eps * jnp.abs(mean), deviation, fallback)
+    return jnp.sqrt(jnp.sum(jnp.where(seen, y - centre(y), 0.0) ** 2) / count)
+
+
+def constant(y: Float[Array, " n"]) -> Bool[Array, ""]:
+    """Whether the observed values differ by a few roundings at most."""
+    return deviation(y) <= 8 * jnp.finfo(y.dtype).eps * jnp.abs(centre(y))
 
 
 def centre(y: Float[Array, " n"]) -> Float[Array, ""]:
@@ -27,9 +34,14 @@ def centre(y: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def rounding(y: Float[Array, " n"]) -> Float[Array, ""]:
-    """The rounding error of the largest value: no scale below it can be told from 0."""
+    """The rounding error of the largest value: no scale below it can be told from 0.
+
+    A constant series is taken as exact to half its digits: its scales are driven to this bound, and a likelihood
+    evaluated at the last digit is all rounding.
+    """
     largest = jnp.max(jnp.where(jnp.isnan(y), 0.0, jnp.abs(y)))
-    return jnp.finfo(y.dtype).eps * jnp.where(largest > 0, largest, 1.0)
+    eps = jnp.finfo(y.dtype).eps
+    return jnp.where(constant(y), eps**0.5, eps) * jnp.where(largest > 0, largest, 1.0)
 
 
 def half_normal(y: Float[Array, " n"], factor: float = 1.0) -> dist.Distribution:

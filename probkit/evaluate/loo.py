@@ -32,8 +32,14 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     import arviz_stats
 
     labels, name = posterior.term_labels()
+    values = posterior.loo_terms[..., posterior.scored]
+    if values.shape[-1] == 0:
+        raise ValueError("No entry has a LOO term: each is missing, or nothing is left to predict it from.")
+    known = not posterior.sites
+    if known:  # one draw of nothing: its terms are exact, and stand for as many draws as ArviZ wants
+        values = np.broadcast_to(values, (1, 100, values.shape[-1]))
     terms = arviz_base.from_dict(
-        {"log_likelihood": {"y": posterior.loo_terms[..., posterior.scored]}},
+        {"log_likelihood": {"y": values}},
         dims={"y": [name]},
         coords={name: labels[posterior.scored]},
     )
@@ -44,6 +50,8 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     if integrates_states(posterior):
         # The terms are marginal over the latent states, so p_loo counts parameters alone: a misleading number.
         found = dataclasses.replace(found, p=np.nan)
+    if known:
+        return _replace_terms(found, np.arange(values.shape[-1]), values[0, 0])
     if not refit:
         return found
     bad = np.flatnonzero(np.asarray(found.pareto_k) > K_LIMIT)

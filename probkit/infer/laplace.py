@@ -23,6 +23,8 @@ from probkit.report import Report, Seconds, timed
 DEGREES = 5.0
 #: The largest Monte Carlo error of a mean that is accepted, in posterior sds.
 WORST_MCSE = 0.05
+#: The fewest draws that are weighed, so that a certificate can be had however few are asked for.
+LEAST_POOL = 2000
 
 
 class Approximation(NamedTuple):
@@ -101,8 +103,7 @@ class _Proposal(NamedTuple):
 
 def _sample(target: Target, key: PRNGKeyArray, proposal: _Proposal, options: tuple) -> _Round:
     """Draw from a proposal, evaluate, weigh and judge."""
-    draws, _, _, degrees, weigh = options
-    pool = max(draws, 1000) if weigh else draws
+    draws, pool, _, _, degrees, weigh = options
     z, log_q = standard_draws(key, (pool, proposal.centre.size), degrees, proposal.centre.dtype)
     points = proposal.centre + z @ proposal.factor.T
     evaluation = target.map(target.evaluate, points)
@@ -118,9 +119,9 @@ def _sample(target: Target, key: PRNGKeyArray, proposal: _Proposal, options: tup
     return _Round(points, evaluation, lp, smoothed, raw, k_hat, effective_sample_size(smoothed), mcse, worst)
 
 
-def acceptable(k_hat: Any, ess: Any, worst_mcse: Any, draws: int) -> Any:
+def acceptable(k_hat: Any, ess: Any, worst_mcse: Any, draws: int, pool: int) -> Any:
     """The certificate: k-hat under its threshold, enough effective draws, every mean within 0.05 sd."""
-    good = k_hat <= khat_threshold(max(draws, 1000))
+    good = k_hat <= khat_threshold(pool)
     return good & (ess >= least_ess(draws)) & (worst_mcse <= WORST_MCSE)
 
 
@@ -150,7 +151,7 @@ def approximate(target: Target, key: PRNGKeyArray, init: dict | None, rounds: Ar
     Where the draws fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
     times; the best round is kept.
     """
-    draws, starts, steps, _, weigh = options
+    draws, pool, starts, steps, _, weigh = options
     target = target.resolved()
     k_mode, k_draw, k_pick = jax.random.split(key, 3)
     mode, agreeing = find_mode(target, k_mode, starts, init, steps=steps)
@@ -167,14 +168,13 @@ def approximate(target: Target, key: PRNGKeyArray, init: dict | None, rounds: Ar
         found = _sample(target, jax.random.fold_in(k_draw, i), proposal, options)
         better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0)
         best = jax.tree_util.tree_map(lambda a, b: jnp.where(better, a, b), found, best)
-        return i + 1, acceptable(best.k_hat, best.ess, best.worst, draws), _adapt(proposal, found), best
+        return i + 1, acceptable(best.k_hat, best.ess, best.worst, draws, pool), _adapt(proposal, found), best
 
     shapes = jax.eval_shape(lambda: _sample(target, k_draw, laplace, options))
     nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     carry = (jnp.array(0), jnp.array(False), laplace, nothing)
     used, _, proposal, best = jax.lax.while_loop(lambda c: (c[0] < rounds) & ~c[1], one_round, carry)
 
-    pool = best.lp.size
     picked = resample(k_pick, best.log_weights, draws) if weigh else jnp.arange(draws)
     evaluation, points, lp = jax.tree_util.tree_map(lambda a: a[picked], (best.evaluation, best.points, best.lp))
     _, unravel = ravel_pytree({n: v[0] for n, v in best.evaluation.values.items()})
@@ -211,6 +211,7 @@ class Laplace(Method):
         rounds: how often to draw: where the draws fail their certificate, the proposal takes their weighted moments and
             draws again (adaptive importance sampling, Cappé et al. 2008).
         max_steps: the most evaluations of one start.
+        pool: number of draws weighed, from which ``draws`` are resampled; by default ``draws``, and 2,000 at least.
     """
 
     draws: int = 4000
@@ -218,12 +219,22 @@ class Laplace(Method):
     importance: bool = True
     rounds: int = 1
     max_steps: int = 100
+    pool: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("draws", self.draws, 1)
         check_whole("starts", self.starts, 1)
         check_whole("rounds", self.rounds, 1)
         check_whole("max_steps", self.max_steps, 1)
+        if self.pool is not None:
+            check_whole("pool", self.pool, self.draws)
+
+    @property
+    def weighed(self) -> int:
+        """How many draws are weighed."""
+        if not self.importance:
+            return self.draws
+        return max(self.draws, LEAST_POOL) if self.pool is None else self.pool
 
     @property
     def targets_posterior(self) -> bool:
@@ -233,7 +244,7 @@ class Laplace(Method):
     def approximate(self, target: Target, key: Any, init: dict | None) -> tuple[Approximation, Seconds]:
         """Run the program and bring its answer to the host."""
         degrees = DEGREES if self.importance else math.inf
-        options = (self.draws, self.starts, self.max_steps, degrees, self.importance)
+        options = (self.draws, self.weighed, self.starts, self.max_steps, degrees, self.importance)
         rounds = np.asarray(self.rounds if self.importance else 1)
         found, seconds = timed(approximate, target, key, init, rounds, options)
         return jax.device_get(found), seconds
@@ -259,7 +270,7 @@ class Laplace(Method):
             steps=int(found.mode.steps),
             starts_agreeing=float(found.agreeing),
             k_hat=float(found.k_hat),
-            k_threshold=float(khat_threshold(max(self.draws, 1000))),
+            k_threshold=float(khat_threshold(self.weighed)),
             ess=float(found.ess) if self.importance else float(self.draws),
             mcse={n: np.asarray(v) for n, v in found.mcse.items()},
             worst_mcse=float(found.worst_mcse),
@@ -277,7 +288,7 @@ class Laplace(Method):
         if not found.mode.converged or not found.usable:
             reason, advice = _explain(found.mode, self.max_steps)
             return False, reason, advice or "Use NUTS."
-        limit = float(khat_threshold(max(self.draws, 1000)))
+        limit = float(khat_threshold(self.weighed))
         if not self.importance:
             good = float(found.k_hat) <= limit
             return (
@@ -295,4 +306,4 @@ class Laplace(Method):
         if failed:
             return False, "The proposal does not cover the posterior: " + ", ".join(failed) + ".", "Use NUTS."
         rounds = f" after {int(found.rounds)} rounds" if found.rounds > 1 else ""
-        return True, f"{found.ess:.0f} effective draws of {max(self.draws, 1000)}{rounds}.", ""
+        return True, f"{found.ess:.0f} effective draws of {self.weighed}{rounds}.", ""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
 from probkit.infer.target import Target
-from probkit.math.optimise import Minimum, curvature, minimise
+from probkit.math.optimise import Minimum, curvature, minimise, rounding
 from probkit.report import Report, timed
 
 
@@ -47,7 +47,10 @@ def find_mode(
     # On a CPU one start after the other: each stops when it is done, and a lane costs what it would cost in a batch.
     each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
     found = each(lambda u: minimise(negative, u, steps), points)
-    best = jnp.argmin(jnp.where(jnp.isfinite(found.value), found.value, jnp.inf))
+    value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
+    # Of starts that differ by rounding, one that says it converged.
+    tied = found.converged & (value <= jnp.min(value) + rounding(jnp.min(value)))
+    best = jnp.argmin(jnp.where(tied | ~jnp.any(tied), value, jnp.inf))
     agreeing = jnp.mean(found.value < found.value[best] + 0.01)
     return jax.tree_util.tree_map(lambda a: a[best], found), agreeing
 
@@ -130,6 +133,12 @@ def _explain(mode: Minimum, max_steps: int) -> tuple[str, str]:
             f"{int(mode.steps)} steps and the decrement is still {float(mode.decrement):.1e} nats: a ridge, or a "
             "maximum at the edge of the support.",
             "Give the parameters that run away priors or numbers, or raise max_steps.",
+        )
+    if np.all(np.linalg.eigvalsh(np.asarray(mode.hessian, float)) > 0):
+        return (
+            f"The descent stopped at a decrement of {float(mode.decrement):.1e} nats: no step gains more than the rounding "
+            "error of the density.",
+            "Use float64 (JAX_ENABLE_X64=1), or units in which y is near 1.",
         )
     return (
         "The Hessian is not positive definite where the descent stopped: some direction is flat or the maximum lies at "

@@ -116,7 +116,7 @@ class Target(eqx.Module):
         return jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
 
     def prior_draw(self, key: Array, init: dict[str, Array] | None = None) -> Float[Array, " D"]:
-        """u at a draw from the prior; ``init`` fixes sites, flat priors draw uniform on (-2, 2) in u."""
+        """u at a draw from the prior; ``init`` fixes sites, priors without a sampler draw uniform on (-2, 2) in u."""
         keys = iter(jax.random.split(key, max(1, len(self.sites()))))
 
         def value(name: str, law: dist.Distribution) -> Array:
@@ -125,7 +125,8 @@ class Target(eqx.Module):
                 return init[name]
             try:
                 return law.sample(here)
-            except NotImplementedError:
+            except (NotImplementedError, ImportError):
+                # No sampler, or one that needs a package that is not here (truncated Student-t: TensorFlow Probability).
                 to_support, shape = _transform(name, law)
                 return to_support(jax.random.uniform(here, shape, self.dtype, -2.0, 2.0))
 

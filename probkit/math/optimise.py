@@ -21,7 +21,8 @@ class Minimum(NamedTuple):
         hessian: the Hessian there.
         decrement: half the squared Newton decrement, ``g' |H|^-1 g / 2``: the decrease still to be had, in the
             function's own units, whatever the scale of x.
-        converged: the decrement is below the tolerance and the Hessian positive definite.
+        converged: the Hessian is positive definite, and the decrement is below the tolerance, or below the rounding
+            error of the function where no step lowers it further.
         steps: evaluations used.
     """
 
@@ -42,9 +43,14 @@ class Curvature(NamedTuple):
     vectors: Float[Array, "D D"]
 
 
-def curvature(H: Float[Array, "D D"]) -> Curvature:
-    """Decompose a symmetric matrix after scaling each axis by the root of its diagonal (safe for zero rows)."""
-    diagonal = jnp.abs(jnp.diagonal(H))
+def curvature(H: Float[Array, "D D"], least: Float[Array, " D"] | float = 0.0) -> Curvature:
+    """Decompose a symmetric matrix after scaling each axis by the root of its diagonal (safe for zero rows).
+
+    Args:
+        H: the matrix.
+        least: the least diagonal to scale by.
+    """
+    diagonal = jnp.maximum(jnp.abs(jnp.diagonal(H)), least)
     tiny = jnp.finfo(H.dtype).tiny
     scale = jnp.sqrt(jnp.where(diagonal > tiny, diagonal, 1.0))
     values, vectors = jnp.linalg.eigh(H / scale[:, None] / scale[None, :], symmetrize_input=True)
@@ -54,6 +60,11 @@ def curvature(H: Float[Array, "D D"]) -> Curvature:
 def tolerance(dtype: Any) -> float:
     """The Newton decrement at which a minimum counts as reached: 1e-12 in float64, 1e-5 in float32."""
     return 1e-12 if jnp.finfo(dtype).eps < 1e-12 else 1e-5
+
+
+def rounding(value: Float[Array, ""]) -> Float[Array, ""]:
+    """The decrease that a function of this value cannot show: 16 roundings of it."""
+    return 16 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(value))
 
 
 def value_gradient_hessian(fun: Callable, x: Float[Array, " D"]) -> tuple[Array, Array, Array]:
@@ -97,6 +108,7 @@ def minimise(fun: Callable, x0: Float[Array, " D"], max_steps: int = 100) -> Min
         best, trial, predicted, damping = carry
         value, gradient, hessian = value_gradient_hessian(fun, trial)
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
+        stuck = ~finite | (best.value - value < rounding(value))
         better = finite & (value <= best.value + 8 * eps * jnp.abs(best.value))
         ratio = (best.value - value) / jnp.maximum(predicted, eps * jnp.abs(value))
         first = jnp.isinf(best.value)
@@ -105,13 +117,16 @@ def minimise(fun: Callable, x0: Float[Array, " D"], max_steps: int = 100) -> Min
         new = (trial, value, gradient, hessian)
         x, value, gradient, hessian = (jnp.where(better, a, b) for a, b in zip(new, best[:4], strict=True))
 
-        c = curvature(hessian)
+        # Where a function is all slope and no curvature the damping could not shorten a step, were it measured by the
+        # curvature alone.
+        c = curvature(hessian, jnp.abs(gradient) / (10 * (1 + jnp.abs(x))))
         slope = c.vectors.T @ (gradient / c.scale)
         size = jnp.maximum(jnp.abs(c.values), 8 * eps)
         step = -(c.vectors @ (slope / (size + damping))) / c.scale
         predicted = -(gradient @ step + 0.5 * step @ hessian @ step)
         decrement = 0.5 * jnp.sum(slope**2 / size)
-        converged = jnp.isfinite(value) & (decrement < tol) & jnp.all(c.values > 0)
+        reached = (decrement < tol) | (stuck & (decrement < rounding(value)))
+        converged = jnp.isfinite(value) & reached & jnp.all(c.values > 0)
         best = Minimum(x, value, gradient, hessian, decrement, converged, best.steps + 1)
         return best, x + step, predicted, damping
 

@@ -192,7 +192,7 @@ def test_an_explosive_arma_is_behind_the_wall():
 @pytest.mark.parametrize("start_at_laplace", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_explosive_arma_is_sampled_rightly(start_at_laplace):
     reference = np.load(shared("data/posteriordb/reference/arma-arma11.npz"))
-    method = pk.NUTS(draws=500, warmup=500, start_at_laplace=start_at_laplace)
+    method = pk.NUTS(draws=1500, warmup=500, start_at_laplace=start_at_laplace)
     posterior = pk.fit(arma, args=(arma_data(),), key=KEY, method=method, progress=False)
     assert posterior.report.converged, posterior.report
     assert np.all(np.isfinite(posterior.outcome.stats["energy"]))
