@@ -22,10 +22,7 @@ SERIES = {
 @pytest.mark.parametrize("series", SERIES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_default_fit_needs_no_sampler(family, series):
-    if family == "process":  # dense: a few draws serve
-        method = pk.Auto(draws=500, starts=3)
-    else:
-        method = pk.Auto(draws=500)
+    method = pk.Auto(draws=500, starts=3 if family == "process" else 8)
     report = pk.fit(FAMILIES[family], SERIES[series], key=jax.random.key(1), method=method, progress=False).report
     assert (report.rung, report.converged) == ("importance", True), report
 

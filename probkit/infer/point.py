@@ -136,8 +136,8 @@ def _explain(mode: Minimum, max_steps: int) -> tuple[str, str]:
         )
     if np.all(np.linalg.eigvalsh(np.asarray(mode.hessian, float)) > 0):
         return (
-            f"The descent stopped at a decrement of {float(mode.decrement):.1e} nats: no step gains more than the rounding "
-            "error of the density.",
+            f"The descent stopped at a decrement of {float(mode.decrement):.1e} nats: no step gains more than the "
+            "rounding error of the density.",
             "Use float64 (JAX_ENABLE_X64=1), or units in which y is near 1.",
         )
     return (

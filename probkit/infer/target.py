@@ -126,7 +126,7 @@ class Target(eqx.Module):
             try:
                 return law.sample(here)
             except (NotImplementedError, ImportError):
-                # No sampler, or one that needs a package that is not here (truncated Student-t: TensorFlow Probability).
+                # No sampler, or one that needs a package that is not here (truncated Student-t wants TFP).
                 to_support, shape = _transform(name, law)
                 return to_support(jax.random.uniform(here, shape, self.dtype, -2.0, 2.0))
 
