@@ -76,8 +76,15 @@ def param(*, dims: tuple[str, ...] = (), support: Any = None, default: Any = dat
 
 
 def _as_numbers(held: Any) -> Any:
-    """A list of numbers, or integers, as a float array; anything else as it is."""
-    if isinstance(held, list | tuple) and held and all(isinstance(x, int | float | np.number) for x in held):
+    """A list of numbers (or of such lists), or integers, as a float array; anything else as it is."""
+
+    def numbers(x: Any) -> bool:
+        return isinstance(x, int | float | np.number) or sequence(x)
+
+    def sequence(x: Any) -> bool:
+        return isinstance(x, list | tuple) and len(x) > 0 and all(map(numbers, x))
+
+    if sequence(held):
         return np.asarray(held, float)
     if isinstance(held, np.ndarray | jax.Array) and jnp.issubdtype(held.dtype, jnp.integer):
         return held.astype(float)

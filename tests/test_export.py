@@ -151,6 +151,29 @@ def test_a_plain_function():
     assert posterior.to_arviz(log_likelihood="joint").log_likelihood["joint"].shape == (1, 1)
 
 
+class Heavy(pk.Model):
+    """A joint law of y whose terms given all other entries nobody has written down."""
+
+    centre: pk.model.Param
+
+    def distribution(self, X, length):
+        return dist.MultivariateStudentT(5.0, jnp.full(length, self.centre), jnp.eye(length))
+
+
+@pytest.mark.parametrize("kind", ["loo", "joint"])
+def test_a_law_without_leave_one_out_terms(kind):
+    y = GAPS[6:]
+    tree = posterior_of(Heavy(dist.Normal(0.0, 10.0)), y, {"centre": DRAWS["scale"]}).to_arviz(log_likelihood=kind)
+    assert tree.posterior_predictive["y"].shape == (2, 50, 14) and "loo_predictive" not in tree.children
+    assert_allclose(tree.observed_data["y"], y, rtol=1e-6)
+    if kind == "joint":
+        assert tree.log_likelihood["joint"].shape == (2, 50)
+        assert tree.attrs["log_likelihood_terms"].startswith("log p(y | parameters)")
+    else:
+        assert "log_likelihood" not in tree.children
+        assert tree.attrs["log_likelihood_terms"].startswith("none")
+
+
 @pytest.mark.parametrize(("option", "value"), [("predictive", "prior"), ("log_likelihood", "pointwise")])
 def test_bad_options(option, value):
     with pytest.raises(ValueError, match=f"{option} is '{value}'"):

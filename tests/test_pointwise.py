@@ -66,6 +66,55 @@ def test_a_multivariate_normal_has_its_precision():
         assert_allclose((one.mean[i], one.variance[i]), (mean, variance), rtol=tol(1e-9, 1e-4))
 
 
+def conditional(i, y):
+    """Mean and variance of entry i given all other entries that are seen."""
+    K = covariance()
+    rest = ~np.isnan(y) & (np.arange(4) != i)
+    gain = np.linalg.solve(K[np.ix_(rest, rest)], K[rest, i])
+    return LOC[i] + gain @ (y - LOC)[rest], K[i, i] - gain @ K[rest, i]
+
+
+SPELLED = {
+    "covariance": lambda K: dist.MultivariateNormal(LOC, K),
+    "scale_tril": lambda K: dist.MultivariateNormal(LOC, scale_tril=jnp.linalg.cholesky(K)),
+    "precision": lambda K: dist.MultivariateNormal(LOC, precision_matrix=jnp.linalg.inv(K)),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_a_multivariate_normal_with_gaps(spelling):
+    """Every pattern of gaps: the marginal density of what is seen, each entry given all others that are seen."""
+
+    @jax.jit
+    def everything(y):
+        def value(K):
+            return log_prob(SPELLED[spelling](K), y)
+
+        def given(K):
+            one = pointwise(SPELLED[spelling](K), y)
+            return jnp.sum(one.mean + one.variance)
+
+        K = jnp.asarray(covariance())
+        one = pointwise(SPELLED[spelling](K), y)
+        return *jax.value_and_grad(value)(K), jax.grad(given)(K), one.mean, one.variance
+
+    for pattern in np.ndindex(2, 2, 2, 2):
+        seen = np.array(pattern, bool)
+        y = np.where(seen, Y, np.nan)
+        value, slope, slope_of_terms, mean, variance = everything(jnp.asarray(y))
+        K, r = covariance()[np.ix_(seen, seen)], (Y - LOC)[seen]
+        wanted = stats.multivariate_normal(np.zeros(len(r)), K).logpdf(r) if seen.any() else 0.0
+        assert_allclose(value, wanted, rtol=RTOL, atol=RTOL)
+        moments = np.array([conditional(i, y) for i in range(4)])
+        assert_allclose(mean, moments[:, 0], rtol=tol(1e-9, 1e-4), atol=tol(1e-9, 1e-5))
+        assert_allclose(variance, moments[:, 1], rtol=tol(1e-9, 1e-4))
+        inverse = np.linalg.inv(K)
+        of_value = np.zeros((4, 4))
+        of_value[np.ix_(seen, seen)] = 0.5 * (np.outer(inverse @ r, inverse @ r) - inverse)
+        assert_allclose(slope + slope.T, 2 * of_value, atol=tol(1e-9, 1e-4))
+        assert np.isfinite(slope_of_terms).all()
+
+
 def test_a_law_with_terms_of_its_own_keeps_them():
     law = LocalLevelDistribution(0.5, 0.8, 4)
     assert_array_equal(pointwise(law, jnp.asarray(Y)).mean, law.leave_one_out(jnp.asarray(Y)).mean)

@@ -53,5 +53,6 @@ class ARIMA(Model):
         if X is not None:
             raise TypeError("ARIMA takes no X so far.")
         if jnp.shape(self.ma) not in ((), (self.q,)):
-            raise ValueError(f"ma has shape {jnp.shape(self.ma)}; ARIMA(p, d, {self.q}) takes ({self.q},).")
+            order = f"ARIMA({self.p}, {self.d}, {self.q})"
+            raise ValueError(f"ma has shape {jnp.shape(self.ma)}; {order} takes ({self.q},).")
         return ARIMADistribution(jnp.reshape(self.ma, (self.q,)), self.scale, length)

@@ -38,6 +38,7 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     known = not posterior.sites
     if known:  # one draw of nothing: its terms are exact, and stand for as many draws as ArviZ wants
         values = np.broadcast_to(values, (1, 100, values.shape[-1]))
+    reff = relative_efficiency(posterior)
     terms = arviz_base.from_dict(
         {"log_likelihood": {"y": values}},
         dims={"y": [name]},
@@ -46,7 +47,8 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     with warnings.catch_warnings():
         # The result carries the same warning, and compare() counts the entries.
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
-        found = arviz_stats.loo(terms, pointwise=True, reff=relative_efficiency(posterior))
+        weights, k = smoothed(terms.log_likelihood["y"], reff, 16 * float(jnp.finfo(posterior.target.dtype).eps))
+        found = arviz_stats.loo(terms, pointwise=True, reff=reff, log_weights=weights, pareto_k=k)
     if integrates_states(posterior):
         # The terms are marginal over the latent states, so p_loo counts parameters alone: a misleading number.
         found = dataclasses.replace(found, p=np.nan)
@@ -58,6 +60,23 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     if bad.size == 0:
         return found
     return _replace_terms(found, bad, exact_terms(posterior, np.flatnonzero(posterior.scored)[bad]))
+
+
+def smoothed(terms: Any, reff: float, eps: float) -> tuple[Any, Any]:
+    """Smoothed log weights of leave-one-out and their Pareto shapes, as xarrays, by ArviZ.
+
+    An entry whose term is the same in every draw, to ``eps``, has no tail to smooth: equal weights and shape 0.
+    """
+    import xarray as xr
+
+    weights, k = xr.full_like(terms, -np.log(terms[..., 0].size)), xr.zeros_like(terms[0, 0])
+    values = np.asarray(terms)
+    with np.errstate(invalid="ignore"):  # a term of -inf in every draw does not vary
+        varying = np.ptp(values, (0, 1)) > eps * np.maximum(1.0, np.abs(values[0, 0]))
+    if varying.any():
+        found = terms[..., varying].azstats.psislw(r_eff=reff, dim=["chain", "draw"])
+        weights[..., varying], k[varying] = found[0].transpose(*terms.dims), found[1]
+    return weights, k
 
 
 def relative_efficiency(posterior: "Posterior") -> float:

@@ -1,12 +1,16 @@
 """ARIMA(0,1,1) as a NumPyro distribution."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
 
+import probkit as pk
 from probkit.arima.distribution import ARIMADistribution
 from probkit.arima.likelihood import arima011, log_likelihood
 from probkit.ssm import level
@@ -54,3 +58,13 @@ def test_leading_axes_of_the_parameters():
 def test_one_coefficient_is_wanted(ma):
     with pytest.raises(ValueError, match="ma has shape"):
         ARIMADistribution(ma, 1.0, 6)
+
+
+@pytest.mark.parametrize(
+    ("ma", "shape"),
+    [([0.1, 0.2], "(2,)"), ([[0.1]], "(1, 1)"), (dist.Uniform(-jnp.ones(2), jnp.ones(2)).to_event(1), "(2,)")],
+    ids=["numbers", "nested", "prior"],
+)
+def test_the_model_says_what_shape_it_wants(ma, shape):
+    with pytest.raises(ValueError, match=re.escape(f"ma has shape {shape}; ARIMA(0, 1, 1) takes (1,).")):
+        pk.fit(pk.ARIMA(0, 1, 1, ma=ma, scale=1.0), np.asarray(Y), key=jax.random.key(0), method=pk.MAP())

@@ -13,6 +13,7 @@ from helpers import tol
 from numpy.testing import assert_allclose
 from quadrature import local_level_posterior
 from scipy.stats import norm
+from toys import Line
 
 import probkit as pk
 from probkit.evaluate import loo as loo_module
@@ -208,12 +209,48 @@ def test_point_estimates_have_no_loo():
 
 def test_relative_efficiency_follows_the_report():
     posterior = nile_fit()
-    assert_allclose(relative_efficiency(posterior), posterior.report.ess / 4000)
+    assert_allclose(relative_efficiency(posterior), posterior.report.ess / 20_000)
 
     def with_ess(ess):
         report = dataclasses.replace(posterior.report, ess=ess)
         return dataclasses.replace(posterior, outcome=dataclasses.replace(posterior.outcome, report=report))
 
     assert relative_efficiency(with_ess(None)) == 1.0
-    assert relative_efficiency(with_ess(9000.0)) == 1.0
+    assert relative_efficiency(with_ess(90_000.0)) == 1.0
     assert relative_efficiency(with_ess(0.0)) == 1e-3
+
+
+# -- terms that no parameter moves -------------------------------------------------------------------------------------
+
+
+def known(y):
+    return pk.fit(pk.LocalLevel(level_scale=30.0, obs_scale=120.0), y, key=KEY)
+
+
+def test_a_model_without_priors_has_exact_terms():
+    posterior = known(pk.datasets.nile())
+    found = posterior.loo()
+    np.testing.assert_array_equal(found.elpd_i.values, posterior.loo_terms[0, 0])
+    assert_allclose(found.elpd, posterior.loo_terms.sum(), rtol=1e-12)
+    assert np.all(found.pareto_k.values == 0) and not found.warning
+    table = pk.compare({"known": posterior, "fitted": nile_fit()})
+    assert_allclose(table["elpd"]["known"], found.elpd, rtol=1e-12)
+    assert (table["max_k_hat"]["known"], table["bad_k"]["known"], table["method"]["known"]) == (0.0, 0, "fixed")
+
+
+def test_no_entry_with_a_term_is_told():
+    with pytest.raises(ValueError, match="No entry has a LOO term"):
+        known([3.0]).loo()
+
+
+def test_an_entry_that_no_draw_tells_apart_has_no_tail():
+    """Through the origin at x = 0 the slope does not matter: the first term is the same in every draw."""
+    y = np.array([0.4, 1.2, 1.7, 3.3, 4.1], dtype=jnp.result_type(float))
+    model = Line(intercept=0.0, slope=dist.Normal(0.0, 10.0), obs_scale=1.0)
+    found = pk.fit(model, y, key=KEY).loo()
+    x = np.arange(5)
+    variance = 1 / (1 / 100 + (x @ x) - x**2)
+    mean = x * variance * (x @ y - x * y)
+    assert found.pareto_k.values[0] == 0 and np.all(found.pareto_k.values[1:] != 0)
+    assert_allclose(found.elpd_i.values[0], norm(0.0, 1.0).logpdf(0.4), rtol=tol(1e-12, 1e-6))
+    assert_allclose(found.elpd_i.values, norm(mean, np.sqrt(1 + x**2 * variance)).logpdf(y), atol=0.05)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,12 @@ import pytest
 from helpers import count_compilations, shared
 from numpy.testing import assert_allclose
 from numpyro.distributions import constraints
+from scipy import stats
+from toys import Holder
 
 import probkit as pk
+from probkit.infer.auto import LARGER, ROUNDS, sound
+from probkit.infer.laplace import LEAST_POOL, WORST_MCSE
 
 KEY = jax.random.key(0)
 
@@ -50,6 +55,41 @@ def test_new_prior_values_compile_nothing(nile):
     with count_compilations() as compiled:
         pk.fit(model(70.0), nile, key=KEY)
     assert compiled.count == 0
+
+
+def skewed_a_little():
+    """Ten independent gammas: the weights are sound, and a few hundred draws of 2,000 count."""
+    numpyro.sample("x", dist.Gamma(0.7, 1.0).expand([10]).to_event(1))
+
+
+def test_more_draws_are_weighed_before_climbing():
+    method = pk.Auto(draws=1000)
+    alone = pk.fit(skewed_a_little, key=KEY, method=pk.Laplace(draws=1000, rounds=ROUNDS), progress=False).report
+    assert not alone.converged and alone.k_hat <= alone.k_threshold
+    posterior = pk.fit(skewed_a_little, key=KEY, method=method, progress=False)
+    report = posterior.report
+    assert report.converged and report.rung == "importance" and report.method == repr(method)
+    assert f"effective draws of {LARGER * LEAST_POOL}" in report.reason
+    assert report.notes == ()
+    assert report.ess > 2 * alone.ess
+    x = posterior.sites["x"]
+    assert x.shape == (1, 1000, 10)
+    assert_allclose(x.mean((0, 1)), 0.7, atol=0.15 * 0.7**0.5)
+    assert_allclose(x.std((0, 1)), 0.7**0.5, rtol=0.25)
+
+
+def test_what_makes_more_draws_worth_weighing():
+    asked = pk.Laplace(draws=4000)
+
+    def answer(k_hat=0.5, ess=200.0, worst_mcse=0.08, usable=True, converged=True):
+        mode = SimpleNamespace(converged=np.array(converged))
+        return SimpleNamespace(mode=mode, usable=usable, k_hat=k_hat, ess=ess, worst_mcse=worst_mcse)
+
+    assert sound(answer(), asked)
+    assert sound(answer(ess=100.0, worst_mcse=WORST_MCSE * 2.0), asked)
+    for short in ({"k_hat": 0.71}, {"ess": 99.0}, {"worst_mcse": 0.101}, {"usable": False}, {"converged": False}):
+        assert not sound(answer(**short), asked)
+    assert not sound(answer(k_hat=np.nan), asked) and not sound(answer(ess=np.nan), asked)
 
 
 def skewed():
@@ -163,3 +203,22 @@ def test_nothing_unknown(nile):
 def test_options_are_checked(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         pk.Auto(**option)
+
+
+@pytest.mark.parametrize("method", [pk.MAP(), pk.Auto(draws=1000)], ids=["MAP", "Auto"])
+def test_a_prior_whose_sampler_is_not_here(method):
+    """A truncated Student-t samples by TensorFlow Probability alone: the starts do without."""
+    prior = dist.TruncatedDistribution(dist.StudentT(3.0, 0.0, 1.0), low=0.0)
+    y = np.array([0.3, 1.4, 0.8, 1.1])
+    posterior = pk.fit(Holder(prior), y, key=KEY, method=method)
+    assert posterior.report.converged
+    theta = np.linspace(0.0, 5.0, 20_001)
+    density = stats.t(3.0).pdf(theta) * np.exp(-0.5 * np.square(y - theta[:, None]).sum(1))
+    draws = posterior.sites["theta"]
+    if isinstance(method, pk.MAP):
+        assert_allclose(draws.item(), theta[np.argmax(density)], atol=1e-3)
+    else:
+        mean = np.average(theta, weights=density)
+        sd = np.sqrt(np.average((theta - mean) ** 2, weights=density))
+        assert_allclose(draws.mean(), mean, atol=0.06 * sd)
+        assert_allclose(draws.std(), sd, rtol=0.05)

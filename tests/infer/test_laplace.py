@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal, multivariate_t
 
 import probkit as pk
-from probkit.infer.laplace import acceptable, least_ess, resample, standard_draws, weighted_error
+from probkit.infer.laplace import LEAST_POOL, acceptable, least_ess, resample, standard_draws, weighted_error
 
 S = 4000
 
@@ -167,6 +167,12 @@ def test_options_are_checked(option):
         pk.Laplace(**option)
 
 
+@pytest.mark.parametrize("pool", [99, 0, 500.0, True])
+def test_the_pool_is_checked(pool):
+    with pytest.raises(ValueError, match="pool"):
+        pk.Laplace(draws=100, pool=pool)
+
+
 # -- pieces -----------------------------------------------------------------------------------------------------------
 
 
@@ -203,9 +209,40 @@ def test_weighted_error_of_equal_weights_is_the_textbook_one():
 
 
 def test_the_certificate():
-    assert acceptable(0.5, 500.0, 0.04, 4000)
-    assert not acceptable(0.71, 500.0, 0.04, 4000)
-    assert not acceptable(0.5, 399.0, 0.04, 4000)
-    assert not acceptable(0.5, 500.0, 0.06, 4000)
-    assert not acceptable(math.nan, 500.0, 0.04, 4000)
+    assert acceptable(0.5, 500.0, 0.04, 4000, 4000)
+    assert not acceptable(0.71, 500.0, 0.04, 4000, 4000)
+    assert not acceptable(0.5, 399.0, 0.04, 4000, 4000)
+    assert not acceptable(0.5, 500.0, 0.06, 4000, 4000)
+    assert not acceptable(math.nan, 500.0, 0.04, 4000, 4000)
     assert (least_ess(4000), least_ess(100)) == (400.0, 50.0)
+
+
+def test_the_limit_of_k_hat_is_that_of_the_draws_weighed():
+    limit = 1 - 1 / math.log10(500)
+    assert acceptable(limit - 0.01, 60.0, 0.04, 100, 500)
+    assert not acceptable(limit + 0.01, 60.0, 0.04, 100, 500)
+    assert acceptable(limit + 0.01, 60.0, 0.04, 100, LEAST_POOL)
+
+
+def test_how_many_draws_are_weighed():
+    assert pk.Laplace().weighed == 4000
+    assert pk.Laplace(draws=100).weighed == LEAST_POOL == 2000
+    assert pk.Laplace(draws=100, pool=500).weighed == 500
+    assert pk.Laplace(draws=100, pool=500, importance=False).weighed == 100
+
+
+def test_a_pool_is_used():
+    """Two hundred draws of 8,000: the certificate is that of the pool, and so is the accuracy."""
+    method = pk.Laplace(draws=200, pool=8000)
+    posterior = fitted(method)
+    report, draws = posterior.report, posterior.sites["theta"]
+    assert report.method == repr(method) and draws.shape == (1, 200, 2)
+    assert report.converged and "effective draws of 8000" in report.reason
+    assert 0.8 * 8000 < report.ess <= 8000
+    assert_allclose(report.k_threshold, 0.7)
+    mean, covariance, evidence = exact_gaussian()
+    assert_allclose(report.log_evidence, evidence, atol=0.015)
+    # Systematic resampling adds a quarter of the variance of 200 independent draws to what the pool has.
+    wanted = np.sqrt(np.diag(covariance) * (1 / 800 + 1 / report.ess))
+    assert_allclose(report.mcse["theta"], wanted, rtol=0.1)
+    assert_allclose(draws.mean((0, 1)), mean, atol=4 * wanted.max())
