@@ -7,12 +7,14 @@ the priors were.
 from probkit import arima, datasets, gp, ssm
 from probkit.arima.model import ARIMA
 from probkit.compare import compare
+from probkit.evaluate.kfold import kfold
 from probkit.fit import fit
 from probkit.gp.model import GP, Matern32
 from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
 from probkit.infer.point import MAP, MLE
+from probkit.lanes import LanePosterior
 from probkit.model import Model, Param, bind, given, param, resolve
 from probkit.posterior import Posterior
 from probkit.prediction import Prediction
@@ -30,6 +32,7 @@ __all__ = [
     "MLE",
     "NUTS",
     "Auto",
+    "LanePosterior",
     "Laplace",
     "LocalLevel",
     "Matern32",
@@ -45,6 +48,7 @@ __all__ = [
     "fit",
     "given",
     "gp",
+    "kfold",
     "load",
     "param",
     "prior_predictive",

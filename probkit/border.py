@@ -24,6 +24,24 @@ class Series(NamedTuple):
     name: str | None = None
 
 
+class Panel(NamedTuple):
+    """Many series of one length as the library holds them.
+
+    Attributes:
+        y: values, (time, lane); a lane that cannot be fitted holds another's values.
+        labels: what stands along the time axis, or None.
+        label_name: the name of that axis, or None.
+        names: the name, or the position, of each lane.
+        unusable: lane -> why it cannot be fitted.
+    """
+
+    y: Any
+    labels: Any
+    label_name: str | None
+    names: np.ndarray
+    unusable: dict[int, str]
+
+
 #: Kinds of NumPy dtype that are numbers here: bool, int, unsigned, float.
 NUMBERS = "biuf"
 
@@ -72,8 +90,7 @@ def as_series(y: Any, taker: str = "y") -> Series:
     if values.dtype.kind not in NUMBERS:
         raise TypeError(f"y has dtype {values.dtype}; numbers are wanted (float or int).")
     if values.ndim != 1:
-        hint = " Pass y[:, 0], or fit the columns one by one." if values.ndim == 2 else ""
-        raise ValueError(f"y has shape {values.shape}; {taker} takes shape (time,).{hint}")
+        raise ValueError(f"y has shape {values.shape}; {taker} takes shape (time,).")
     if values.size == 0:
         raise ValueError("y is empty; at least one observation is wanted.")
     values = values.astype(float_dtype(values))
@@ -84,6 +101,54 @@ def as_series(y: Any, taker: str = "y") -> Series:
     if np.all(np.isnan(values)):
         raise ValueError(f"y has {values.size} entries and all are NaN; at least one observation is wanted.")
     return Series(jnp.asarray(values), labels, label_name, name)
+
+
+def is_many(y: Any) -> bool:
+    """Whether y holds several series: an array with two axes, or a list of series."""
+    if isinstance(y, list | tuple):
+        return len(y) > 0 and all(np.ndim(one) == 1 for one in y)
+    return isinstance(y, np.ndarray | jax.Array) and y.ndim == 2
+
+
+def as_lanes(y: Any) -> Panel:
+    """Read many series of one length: an array (time, lane), or a list of series, each as :func:`as_series` takes it.
+
+    A series that is infinite or all missing is told in ``unusable``; the others are not touched by it.
+
+    Raises:
+        TypeError: values are not numbers.
+        ValueError: no series, unequal lengths, or none that can be fitted.
+    """
+    listed = [y[:, i] for i in range(y.shape[1])] if hasattr(y, "ndim") and y.ndim == 2 else list(y)
+    if not listed or not all(len(one) for one in listed):
+        raise ValueError("y holds no values; an array (time, lane) or a list of series is wanted.")
+    lengths = {len(one) for one in listed}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"y is a list of series of {len(lengths)} lengths ({min(lengths)} to {max(lengths)}); one length is "
+            "wanted. Put NaN in front of those that begin late."
+        )
+    read: dict[int, Series] = {}
+    unusable: dict[int, str] = {}
+    for i, one in enumerate(listed):
+        try:
+            read[i] = as_series(one)
+        except ValueError as error:
+            unusable[i] = str(error)
+        except TypeError as error:
+            raise TypeError(f"series {i}: {error}") from error
+    if not read:
+        raise ValueError(f"None of the {len(listed)} series can be fitted; the first: {unusable[0]}")
+    first = next(iter(read.values()))
+    columns = [np.asarray(read.get(i, first).y) for i in range(len(listed))]
+    names = [getattr(one, "name", None) for one in listed]
+    return Panel(
+        jnp.asarray(np.stack(columns, axis=1)),
+        first.labels,
+        first.label_name,
+        np.asarray(names) if all(isinstance(n, str) for n in names) else np.arange(len(listed)),
+        unusable,
+    )
 
 
 def as_inputs(X: Any, length: int | None, dtype: Any, name: str = "X") -> jax.Array | None:

@@ -12,10 +12,12 @@ import numpyro.distributions as dist
 
 from probkit import border
 from probkit.infer.auto import Auto
-from probkit.infer.method import Method
-from probkit.infer.target import Target
+from probkit.infer.method import Method, together
+from probkit.infer.target import Lanes, Target
+from probkit.lanes import LanePosterior
 from probkit.model import Model, check_supports, strong
 from probkit.posterior import Posterior
+from probkit.report import Report
 
 
 def fit(
@@ -29,12 +31,14 @@ def fit(
     args: tuple = (),
     kwargs: dict[str, Any] | None = None,
     progress: bool = True,
-) -> Posterior:
+) -> Posterior | LanePosterior:
     """Fit a model to data: priors become draws.
 
     Args:
         model: a probkit model with priors (or numbers, or defaults) in its fields, or any NumPyro model function.
-        y: one series, (time,): array, list, pandas or polars series; NaN is missing. For models only.
+        y: one series, (time,): array, list, pandas or polars series; NaN is missing. For models only. Several series of
+            one length, an array (time, lane) or a list of series, are fitted as lanes, each by itself: one program, and
+            a :class:`probkit.LanePosterior`.
         X: inputs, (time,) or (time, features), where the model takes them. For models only.
         key: a new-style key, ``jax.random.key(seed)``; there is no default seed.
         method: how to answer: ``Auto()`` (the default), ``MLE()``, ``MAP()``, ``Laplace()``, ``NUTS()``.
@@ -61,6 +65,8 @@ def fit(
     if isinstance(model, Model):
         if args or kwargs:
             raise TypeError("args and kwargs are for plain NumPyro functions; pass y and X to fit a model.")
+        if border.is_many(y):
+            return _fit_lanes(model, y, X, key, method, init, progress)
         target, series = _model_target(model, y, X)
         notes = border.data_notes(series.y)
     elif isinstance(model, type) and issubclass(model, Model):
@@ -78,6 +84,29 @@ def fit(
         outcome, report=dataclasses.replace(outcome.report, notes=notes + outcome.report.notes)
     )
     return Posterior(target, method, outcome, k_predict, series)
+
+
+def _fit_lanes(
+    model: Model, y: Any, X: Any, key: Any, method: Method, init: dict[str, Any] | None, progress: bool
+) -> LanePosterior:
+    """Fit every series of a panel by itself; one that cannot be fitted has a report that says so, and NaN."""
+    panel = border.as_lanes(y)
+    inputs = border.as_inputs(X, len(panel.y), panel.y.dtype)
+    check_supports(model)
+    lanes = Lanes(strong(model, panel.y.dtype), panel.y, inputs)
+    k_fit, k_predict = jax.random.split(key)
+    keys = jax.random.split(k_fit, lanes.count)
+    outcome, reports = method.run_lanes(lanes, keys, _check_init(init, lanes.lane(0)), progress)
+    for i, why in panel.unusable.items():
+        reports[i] = Report(repr(method), "none", False, why, "Leave this series out, or mend it.")
+        for group in (outcome.values, outcome.stats):
+            for draws in group.values():
+                if draws.dtype.kind == "f":
+                    draws[:, :, i] = np.nan
+    notes = [border.data_notes(panel.y[:, i]) if i not in panel.unusable else () for i in range(lanes.count)]
+    reports = [dataclasses.replace(r, notes=n + r.notes) for r, n in zip(reports, notes, strict=True)]
+    whole = together(reports, repr(method), outcome.report.seconds)
+    return LanePosterior(lanes, method, dataclasses.replace(outcome, report=whole), tuple(reports), k_predict, panel)
 
 
 def _model_target(model: Model, y: Any, X: Any) -> tuple[Target, border.Series]:

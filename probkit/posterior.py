@@ -32,7 +32,11 @@ def normal_marginals(law: dist.Distribution) -> bool:
 @eqx.filter_jit
 def _terms(target: Target, values: dict[str, Any], index: Any) -> Array:
     """LOO terms of every draw: (S, n). ``index`` is (S,), so that a model without sites has its one draw."""
-    target = target.resolved()
+    return loo_terms(target.resolved(), values, index)
+
+
+def loo_terms(target: Target, values: dict[str, Any], index: Any) -> Array:
+    """The same inside a program, for a target whose defaults are resolved."""
     if isinstance(target.model, Model):
         return target.map(lambda v, _: bind(target.model, v).loo(*target.args), values, index)
 
@@ -46,7 +50,11 @@ def _terms(target: Target, values: dict[str, Any], index: Any) -> Array:
 @eqx.filter_jit
 def _predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
     """Draws, means and stds of the observable for every draw of the parameters; ``keys`` is (S, repeats)."""
-    target = target.resolved()
+    return predictive(target.resolved(), values, keys, what, horizon, X_new)
+
+
+def predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
+    """The same inside a program, for a target whose defaults are resolved."""
     y, X = target.args
 
     def one(v: dict[str, Array], key: Array) -> tuple:
@@ -240,6 +248,29 @@ class Posterior:
         one = {n: v[0, 0] for n, v in self.sites.items()}
         sites = self.target.trace(lambda name, law, scale: one[name])
         return {n: np.asarray(s["value"]) for n, s in sites.items() if s["type"] == "sample" and s["is_observed"]}
+
+    def sensitivity(self, prior_var_names: Any = None, **kwargs: Any) -> Any:
+        """How far each parameter's posterior moves when the prior, or the likelihood, is raised to a power near 1.
+
+        ArviZ's ``psense_summary``: columns ``prior``, ``likelihood`` and ``diagnosis``. Above 0.05 in both is a
+        potential conflict of prior and data; above 0.05 in ``prior`` alone, a strong prior or a weak likelihood.
+
+        Args:
+            prior_var_names: sites whose priors are scaled, together. By default all but those whose prior depends on
+                other sites: the lower levels of a hierarchy are part of the model, not what was believed before it.
+            **kwargs: passed on: ``var_names``, ``threshold=0.05``, ``alphas=(0.99, 1.01)``, ``round_to=3``.
+
+        Raises:
+            TypeError: the draws do not target the posterior, or the model holds no prior.
+            ValueError: ``prior_var_names`` has what is no site.
+
+        References:
+            Kallioinen, Paananen, Bürkner and Vehtari (2024), Detecting and diagnosing prior and likelihood
+            sensitivity with power-scaling.
+        """
+        from probkit.sensitivity import sensitivity
+
+        return sensitivity(self, prior_var_names, **kwargs)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 

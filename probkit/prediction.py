@@ -22,6 +22,7 @@ class Prediction:
         labels: what stands along the axis: times or rows.
         label_name: the name of that axis.
         history: the data before a forecast, for :meth:`plot`: (labels, y), or None.
+        lanes: names of the lanes, where there are many series: then every array has the axis (lane,) before the last.
     """
 
     draws: Float[np.ndarray, "chain draw n"]
@@ -30,6 +31,7 @@ class Prediction:
     labels: Any
     label_name: str = "time"
     history: tuple | None = None
+    lanes: np.ndarray | None = None
 
     @property
     def mean(self) -> np.ndarray:
@@ -52,9 +54,8 @@ class Prediction:
         probabilities = np.atleast_1d(np.asarray(q, float))
         if not np.all((probabilities > 0) & (probabilities < 1)):
             raise ValueError(f"q is {q}; probabilities between 0 and 1 are wanted.")
-        n = self.draws.shape[-1]
         if self.stds is None:
-            found = np.quantile(self.draws.reshape(-1, n), probabilities, axis=0)
+            found = np.quantile(self._flat(self.draws), probabilities, axis=0)
         else:
             found = np.stack(
                 [_mixture_quantile(p, self._flat(self.means), self._flat(self.stds)) for p in probabilities]
@@ -77,14 +78,23 @@ class Prediction:
         """
         import narwhals as nw
 
-        columns: dict[str, Any] = {self.label_name: np.asarray(self.labels), "mean": self.mean}
+        labels = np.asarray(self.labels)
+        columns: dict[str, Any] = {}
+        if self.lanes is not None:
+            columns["lane"] = np.repeat(self.lanes, len(labels))
+            labels = np.tile(labels, len(self.lanes))
+        columns |= {self.label_name: labels, "mean": self.mean.ravel()}
         for one in np.atleast_1d(np.asarray(level, float)):
             low, high = self.interval(one)
-            columns |= {f"lo-{one:g}": low, f"hi-{one:g}": high}
+            columns |= {f"lo-{one:g}": low.ravel(), f"hi-{one:g}": high.ravel()}
         return nw.from_dict(columns, backend=backend).to_native()
 
     def score(self, y: Any, level: Sequence[float] = (80, 95)) -> dict[str, float]:
         """Scores against what happened, averaged over entries that are not NaN.
+
+        Args:
+            y: what happened, (n,), or (n, lane) for lanes.
+            level: percentages of central intervals.
 
         Returns:
             ``log_score`` (mean log predictive density, higher is better; NaN where no density is known), ``crps`` and
@@ -97,14 +107,16 @@ class Prediction:
 
         y = np.asarray(y, float)
         n = self.draws.shape[-1]
-        if y.shape != (n,):
-            raise ValueError(f"y has shape {y.shape}; ({n},) is wanted, as many as were predicted.")
+        wanted = (n,) if self.lanes is None else (n, len(self.lanes))
+        if y.shape != wanted:
+            raise ValueError(f"y has shape {y.shape}; {wanted} is wanted, as many as were predicted.")
+        y = y.T
         seen = ~np.isnan(y)
         flat = np.sort(self._flat(self.draws), axis=0)
         size = flat.shape[0]
-        rank = (2 * np.arange(1, size + 1) - size - 1)[:, None]
+        rank = (2 * np.arange(1, size + 1) - size - 1).reshape(-1, *[1] * y.ndim)
         crps = np.abs(flat - y).mean(0) - (rank * flat).sum(0) / size**2
-        log_score = np.full(n, np.nan)
+        log_score = np.full(y.shape, np.nan)
         if self.stds is not None:
             means, stds = self._flat(self.means), self._flat(self.stds)
             terms = -0.5 * ((y - means) / stds) ** 2 - np.log(stds) - 0.5 * np.log(2 * np.pi)
@@ -127,6 +139,8 @@ class Prediction:
         """A fan of central intervals around the mean, with the history before it; returns the matplotlib axes."""
         import matplotlib.pyplot as plt
 
+        if self.lanes is not None:
+            raise TypeError("plot draws one series; take a lane: posterior[i].forecast(horizon).plot().")
         ax = plt.subplots(figsize=(8, 3.5), layout="constrained")[1] if ax is None else ax
         x, name = _drawable(self.labels), self.label_name
         if self.history is not None:
@@ -144,7 +158,7 @@ class Prediction:
         return ax
 
     def _flat(self, a: np.ndarray) -> np.ndarray:
-        return a.reshape(-1, a.shape[-1]).astype(float)
+        return a.reshape(-1, *a.shape[2:]).astype(float)
 
 
 def _drawable(labels: Any) -> np.ndarray:
@@ -153,14 +167,18 @@ def _drawable(labels: Any) -> np.ndarray:
 
 
 def _mixture_quantile(p: float, means: np.ndarray, stds: np.ndarray) -> np.ndarray:
-    """Quantile of an equal mixture of normals, (S, n) -> (n,): Newton kept inside a shrinking bracket."""
+    """Quantile of an equal mixture of normals, (S, ...) -> (...): Newton kept inside a shrinking bracket."""
     from scipy.special import ndtr, ndtri
 
-    z = ndtri(p)
-    each = means + z * stds
-    low, high = each.min(0), each.max(0)
-    x = each.mean(0)
+    shape = means.shape[1:]
+    means, stds = means.reshape(len(means), -1), stds.reshape(len(stds), -1)
+    each = means + ndtri(p) * stds
+    low, high, found = each.min(0), each.max(0), each.mean(0)
+    going = np.flatnonzero(~np.isnan(found))
+    means, stds, low, high, x = means[:, going], stds[:, going], low[going], high[going], found[going]
     for _ in range(60):
+        if x.size == 0:
+            break
         scaled = (x - means) / stds
         excess = ndtr(scaled).mean(0) - p
         low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
@@ -168,7 +186,10 @@ def _mixture_quantile(p: float, means: np.ndarray, stds: np.ndarray) -> np.ndarr
         with np.errstate(divide="ignore", invalid="ignore"):
             step = x - excess / density
         new = np.where((step > low) & (step < high), step, 0.5 * (low + high))
-        if np.all(np.abs(new - x) <= 1e-12 * np.maximum(np.abs(x), stds.mean(0))):
-            return new
+        found[going] = new
+        left = np.abs(new - x) > 1e-12 * np.maximum(np.abs(x), stds.mean(0))
+        if not left.all():  # entries that are done leave
+            going, means, stds = going[left], means[:, left], stds[:, left]
+            low, high, new = low[left], high[left], new[left]
         x = new
-    return x
+    return found.reshape(shape)

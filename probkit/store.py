@@ -25,9 +25,10 @@ from numpyro.distributions.truncated import (
     TwoSidedTruncatedDistribution,
 )
 
-from probkit.border import Series
+from probkit.border import Panel, Series
 from probkit.infer.method import Outcome
-from probkit.infer.target import Target
+from probkit.infer.target import Lanes, Target
+from probkit.lanes import LanePosterior
 from probkit.model import Default, strong
 from probkit.posterior import Posterior
 from probkit.report import Report, Seconds
@@ -36,33 +37,44 @@ FORMAT = 1
 TAG = b"probkit-posterior"
 
 
-def save(posterior: Posterior, path: Any) -> Path:
+def save(posterior: Posterior | LanePosterior, path: Any) -> Path:
     """Write a posterior to one file, equal to the bit when it is loaded.
 
     Args:
-        posterior: what ``fit`` returned.
+        posterior: what ``fit`` returned, for one series or for many.
         path: the file; ``.npz`` is added where there is no suffix.
 
     Returns:
         The path written.
     """
     arrays: dict[str, np.ndarray] = {}
-    report = {f.name: getattr(posterior.report, f.name) for f in dataclasses.fields(Report)}
-    report["seconds"] = dataclasses.asdict(posterior.report.seconds)
     manifest = {
         "format": FORMAT,
         "probkit": version("probkit"),
-        "model": _encode(posterior.target.model, arrays),
-        "args": _encode(posterior.target.args, arrays),
-        "kwargs": _encode(posterior.target.kwargs, arrays),
         "method": _encode(posterior.method, arrays),
         "values": _encode(posterior.outcome.values, arrays),
         "stats": _encode(posterior.outcome.stats, arrays),
         "standard_errors": _encode(posterior.outcome.standard_errors, arrays),
-        "report": _encode(report, arrays),
+        "report": _encode_report(posterior.report, arrays),
         "key": {"impl": str(jax.random.key_impl(posterior.key)), "data": jax.random.key_data(posterior.key).tolist()},
-        "series": None if posterior.series is None else _encode_series(posterior.series, arrays),
     }
+    if isinstance(posterior, LanePosterior):
+        lanes, panel = posterior.lanes, posterior.panel
+        manifest |= {
+            "model": _encode(lanes.model, arrays),
+            "args": _encode((lanes.y, lanes.X), arrays),
+            "series": _encode_series(Series(panel.y, panel.labels, panel.label_name), arrays),
+            "names": _encode(panel.names, arrays),
+            "unusable": _encode(panel.unusable, arrays),
+            "reports": [_encode_report(one, arrays) for one in posterior.reports],
+        }
+    else:
+        manifest |= {
+            "model": _encode(posterior.target.model, arrays),
+            "args": _encode(posterior.target.args, arrays),
+            "kwargs": _encode(posterior.target.kwargs, arrays),
+            "series": None if posterior.series is None else _encode_series(posterior.series, arrays),
+        }
     text = json.dumps(manifest).encode()
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
@@ -73,7 +85,7 @@ def save(posterior: Posterior, path: Any) -> Path:
     return path
 
 
-def load(path: Any, like: Any = None) -> Posterior:
+def load(path: Any, like: Any = None) -> Posterior | LanePosterior:
     """Read a posterior that :func:`save` wrote.
 
     Args:
@@ -101,8 +113,8 @@ def load(path: Any, like: Any = None) -> Posterior:
     return _rebuild(path, manifest, arrays, like)
 
 
-def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior:
-    args, kwargs = _decode(manifest["args"], arrays, device=True), _decode(manifest["kwargs"], arrays, device=True)
+def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior | LanePosterior:
+    args = _decode(manifest["args"], arrays, device=True)
     if like is not None:
         model = strong(like, args[0].dtype) if isinstance(like, eqx.Module) else like
     else:
@@ -110,24 +122,39 @@ def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior:
         if missing:
             raise ValueError(f"{path} holds {missing}, which a file cannot rebuild; pass like= with the model fitted.")
         model = _decode(manifest["model"], arrays, device=True)
-    target = Target(model, args, kwargs)
+    many = "reports" in manifest
+    if many:
+        lanes = Lanes(model, *args)
+        target = lanes.lane(0)
+    else:
+        target = Target(model, args, _decode(manifest["kwargs"], arrays, device=True))
     values = _decode(manifest["values"], arrays)
     if like is not None:
         wanted = {name: shape for name, (shape, _) in target.sites().items()}
-        found = {name: v.shape[2:] for name, v in values.items()}
+        found = {name: v.shape[3 if many else 2 :] for name, v in values.items()}
         if any(found.get(name) != shape for name, shape in wanted.items()):
             raise ValueError(f"like has the sites {wanted}; {path} holds {found}.")
-    report = _decode(manifest["report"], arrays)
-    report["seconds"], report["notes"] = Seconds(**report["seconds"]), tuple(report["notes"])
-    outcome = Outcome(
-        values,
-        _decode(manifest["stats"], arrays),
-        Report(**report),
-        _decode(manifest["standard_errors"], arrays),
-    )
+    stats, errors = _decode(manifest["stats"], arrays), _decode(manifest["standard_errors"], arrays)
+    outcome = Outcome(values, stats, _decode_report(manifest["report"], arrays), errors)
+    method = _decode(manifest["method"], arrays)
     key = jax.random.wrap_key_data(jnp.asarray(manifest["key"]["data"], jnp.uint32), impl=manifest["key"]["impl"])
     series = None if manifest["series"] is None else _decode_series(manifest["series"], arrays)
-    return Posterior(target, _decode(manifest["method"], arrays), outcome, key, series)
+    if series is None or not many:
+        return Posterior(target, method, outcome, key, series)
+    names, unusable = _decode(manifest["names"], arrays), _decode(manifest["unusable"], arrays)
+    panel = Panel(series.y, series.labels, series.label_name, names, unusable)
+    reports = tuple(_decode_report(one, arrays) for one in manifest["reports"])
+    return LanePosterior(lanes, method, outcome, reports, key, panel)
+
+
+def _encode_report(report: Report, arrays: dict[str, np.ndarray]) -> dict:
+    fields = {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
+    return _encode(fields | {"seconds": dataclasses.asdict(report.seconds)}, arrays)
+
+
+def _decode_report(node: dict, arrays: dict[str, np.ndarray]) -> Report:
+    fields = _decode(node, arrays)
+    return Report(**fields | {"seconds": Seconds(**fields["seconds"]), "notes": tuple(fields["notes"])})
 
 
 # -- trees ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,9 @@
 """One table over families, or a refusal that says why."""
 
+import dataclasses
+import functools
+
+import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -115,3 +119,66 @@ def test_different_finite_terms():
     y = np.where(np.arange(20) == 7, Y, np.nan)
     with pytest.raises(ValueError, match=r"'level' and 'line' have finite terms for different entries \(1 differ\)"):
         pk.compare({"line": line(y), "level": level(y)})
+
+
+# -- K-fold ------------------------------------------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def fold_of(slope=0.0, folds=4, shift=0.0, method=None):
+    """Line with one unknown (or none, without a method), scored on common folds."""
+    model = Line(intercept=5.0 if method is None else dist.Normal(5.0, 1.0), slope=slope, obs_scale=1.0)
+    labels = folds if isinstance(folds, int) else np.asarray(folds)
+    return pk.kfold(pk.fit(model, Y + shift, key=KEY, method=method), labels, key=KEY)
+
+
+def test_any_method_meets_by_kfold():
+    found = {"wrong": fold_of(0.3), "point": fold_of(method=pk.MLE(starts=1)), "fixed": fold_of()}
+    table = pk.compare(found)
+    assert list(table.columns) == ["rank", "elpd", "elpd_diff", "weight", "se", "dse", "mcse", "method", "converged"]
+    assert table.index[-1] == "wrong" and list(table["rank"]) == [0, 1, 2]
+    for name, result in found.items():
+        assert_allclose(table["elpd"][name], result.elpd)
+        assert table["mcse"][name] == result.elpd_i.attrs["mcse"]
+    assert table["method"]["point"] == "mle" and table["method"]["fixed"] == "fixed"
+    diff = np.asarray(found[table.index[0]].elpd_i) - np.asarray(found["wrong"].elpd_i)
+    assert_allclose(table["elpd_diff"]["wrong"], diff.sum())
+    assert_allclose(table["dse"]["wrong"], np.sqrt(20 * diff.var()))
+    assert_allclose(table["weight"].sum(), 1.0, atol=0.02)
+
+
+def test_the_names_of_folds_do_not_matter():
+    one, other = tuple(np.arange(20) // 5), tuple(7 - np.arange(20) // 5)
+    assert set(pk.compare({"one": fold_of(folds=one), "other": fold_of(0.3, folds=other)}).index) == {"one", "other"}
+
+
+def test_kfold_does_not_mix_with_leave_one_out():
+    for pair in ({"one": fold_of(), "two": line()}, {"two": line(), "one": fold_of()}):
+        with pytest.raises(TypeError, match="'two' is a posterior among results of kfold: terms of leave-one-out and"):
+            pk.compare(pair)
+    with pytest.raises(TypeError, match="'two' is ELPDData among results of kfold"):
+        pk.compare({"one": fold_of(), "two": line().loo()})
+
+
+def test_kfold_without_its_folds():
+    bare = dataclasses.replace(fold_of(), elpd_i=fold_of().elpd_i.drop_vars("fold"))
+    with pytest.raises(TypeError, match="'two' does not say what its folds are"):
+        pk.compare({"one": fold_of(), "two": bare})
+
+
+@pytest.mark.parametrize("folds", [5, tuple(np.arange(20) // 5)], ids=["another number", "labels"])
+def test_different_folds(folds):
+    with pytest.raises(ValueError, match=r"'two' and 'one' have different folds \([45] and 4\); pass the same key"):
+        pk.compare({"one": fold_of(), "two": fold_of(folds=folds)})
+
+
+def test_kfold_on_different_data():
+    with pytest.raises(ValueError, match="'two' and 'one' score different data"):
+        pk.compare({"one": fold_of(), "two": fold_of(shift=0.5)})
+
+
+def test_kfold_has_nothing_to_refit():
+    with pytest.raises(ValueError, match="refit is for leave-one-out"):
+        pk.compare({"one": fold_of(), "two": fold_of(0.3)}, refit=True)

@@ -4,17 +4,21 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from probkit.infer.laplace import WORST_MCSE, Approximation, Laplace, least_ess
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together, tracked
 from probkit.infer.nuts import NUTS
-from probkit.infer.target import Target
+from probkit.infer.target import Lanes, Target
 from probkit.math.psis import khat_threshold
+from probkit.report import Report
 
 #: Rounds of adaptive importance sampling before NUTS.
 ROUNDS = 5
 #: How many times as many draws are weighed where weights are sound and only too few draws count.
 LARGER = 8
+#: Chains of NUTS, and the fewest draws of each.
+CHAINS, LEAST_NUTS = 4, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,40 @@ class Auto(Method):
             outcome = first.outcome(found, seconds)
         if not outcome.report.converged:
             refused = outcome.report
-            chains = 4 if self.draws >= 4 else 1
-            sampler = NUTS(draws=-(-self.draws // chains), chains=chains)
-            outcome = sampler.run_from(target, k_nuts, init, found, seconds, progress)
+            # However few draws are wanted, chains are long enough to be judged; then draws are taken evenly from them.
+            wanted = -(-self.draws // CHAINS)
+            every = -(-LEAST_NUTS // wanted)
+            sampler = NUTS(draws=wanted * every, chains=CHAINS)
+            outcome = thinned(sampler.run_from(target, k_nuts, init, found, seconds, progress), every)
             notes = (f"climbed from importance resampling: {refused.reason}",)
             outcome = dataclasses.replace(
                 outcome, report=dataclasses.replace(outcome.report, k_hat=refused.k_hat, notes=notes)
             )
         return dataclasses.replace(outcome, report=dataclasses.replace(outcome.report, method=repr(self)))
+
+    def run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
+    ) -> tuple[Outcome, list[Report]]:
+        """Answer all lanes by importance resampling in one program; those it refuses climb one by one."""
+        first = Laplace(draws=self.draws, starts=self.starts, rounds=ROUNDS)
+        outcome, reports = first.run_lanes(lanes, keys, init, progress)
+        reports = [dataclasses.replace(r, method=repr(self)) for r in reports]
+        seconds = outcome.report.seconds
+        for i in tracked([i for i, r in enumerate(reports) if not r.converged], progress, "lanes that climb"):
+            one = self.run(lanes.lane(i), keys[i], init)
+            reports[i] = one.report
+            seconds = seconds + one.report.seconds
+            for held, new in ((outcome.values, one.values), (outcome.stats, one.stats)):
+                for name, draws in held.items():
+                    flat = np.reshape(new[name], (1, -1, *new[name].shape[2:]))
+                    draws[:, :, i] = flat[:, : draws.shape[1]]
+        return dataclasses.replace(outcome, report=together(reports, repr(self), seconds)), reports
+
+
+def thinned(outcome: Outcome, every: int) -> Outcome:
+    """Every so-many-th draw of each chain."""
+    values, stats = ({n: v[:, ::every] for n, v in group.items()} for group in (outcome.values, outcome.stats))
+    return dataclasses.replace(outcome, values=values, stats=stats)
 
 
 def sound(found: Approximation, asked: Laplace) -> bool:

@@ -12,19 +12,21 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import gammaln, logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
-from probkit.infer.point import _explain, find_mode
-from probkit.infer.target import Evaluation, Target
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together, tracked
+from probkit.infer.point import _explain, find_mode, find_modes
+from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature
 from probkit.math.psis import effective_sample_size, khat_threshold, pareto_smooth
 from probkit.report import Report, Seconds, timed
 
 #: Degrees of freedom of the proposal: tails heavy enough to cover a skewed posterior, light enough to stay efficient.
-DEGREES = 5.0
+DEGREES = 5
 #: The largest Monte Carlo error of a mean that is accepted, in posterior sds.
 WORST_MCSE = 0.05
 #: The fewest draws that are weighed, so that a certificate can be had however few are asked for.
 LEAST_POOL = 2000
+#: The most lanes in one call of the compiled program.
+LANES = 1024
 
 
 class Approximation(NamedTuple):
@@ -57,9 +59,20 @@ def standard_draws(key: PRNGKeyArray, shape: tuple[int, int], degrees: float, dt
     z = jax.random.normal(normal, shape, dtype)
     if math.isinf(degrees):
         return z, -0.5 * jnp.sum(z**2, -1) - 0.5 * dim * math.log(2 * math.pi)
-    z = z / jnp.sqrt(jax.random.chisquare(chi2, degrees, (draws, 1), dtype) / degrees)
+    z = z / jnp.sqrt(_chi_square(chi2, degrees, draws, dtype)[:, None] / degrees)
     constant = gammaln(0.5 * (degrees + dim)) - gammaln(0.5 * degrees) - 0.5 * dim * math.log(degrees * math.pi)
     return z, constant - 0.5 * (degrees + dim) * jnp.log1p(jnp.sum(z**2, -1) / degrees)
+
+
+def _chi_square(key: PRNGKeyArray, degrees: float, draws: int, dtype: Any) -> Array:
+    """Chi-square of whole degrees: ``-2 log`` of a product of uniforms, and a squared normal where they are odd.
+
+    Four times as fast as the rejection sampler of `jax.random.chisquare` (Devroye 1986, section IX.3).
+    """
+    pairs, odd = divmod(int(degrees), 2)
+    k_uniform, k_normal = jax.random.split(key)
+    uniform = jax.random.uniform(k_uniform, (draws, pairs), dtype, jnp.finfo(dtype).tiny)
+    return odd * jax.random.normal(k_normal, (draws,), dtype) ** 2 - 2 * jnp.sum(jnp.log(uniform), axis=-1)
 
 
 def resample(key: PRNGKeyArray, log_weights: Float[Array, " S"], draws: int) -> Array:
@@ -146,15 +159,35 @@ def _adapt(proposal: _Proposal, found: _Round) -> _Proposal:
 
 @eqx.filter_jit
 def approximate(target: Target, key: PRNGKeyArray, init: dict | None, rounds: Array, options: tuple) -> Approximation:
-    """Mode -> Laplace -> importance resampling, as one compiled program.
+    """Mode -> Laplace -> importance resampling, as one compiled program."""
+    _, _, starts, steps, _, _ = options
+    target = target.resolved()
+    k_mode, k_draw = jax.random.split(key)
+    mode, agreeing = find_mode(target, k_mode, starts, init, steps=steps)
+    return _at_mode(target, k_draw, mode, agreeing, rounds, options)
 
-    Where the draws fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
+
+@eqx.filter_jit
+def approximate_lanes(lanes: Lanes, keys: Array, init: dict | None, rounds: Array, options: tuple) -> Approximation:
+    """The same for every lane, as one compiled program; the axis (lane,) stands in front."""
+    _, pool, starts, steps, _, _ = options
+    targets = lanes.targets()
+    keys = jax.vmap(jax.random.split)(keys)
+    modes, agreeing = find_modes(targets, keys[:, 0], starts, init, steps=steps)
+    each = (targets, keys[:, 1], modes, agreeing)
+    return lanes.each(lambda one: _at_mode(one[0], one[1], one[2], one[3], rounds, options), each, pool)
+
+
+def _at_mode(
+    target: Target, key: PRNGKeyArray, mode: Minimum, agreeing: Array, rounds: Array, options: tuple
+) -> Approximation:
+    """Draws around a mode.
+
+    Where they fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
     times; the best round is kept.
     """
-    draws, pool, starts, steps, _, weigh = options
-    target = target.resolved()
-    k_mode, k_draw, k_pick = jax.random.split(key, 3)
-    mode, agreeing = find_mode(target, k_mode, starts, init, steps=steps)
+    draws, pool, _, _, _, weigh = options
+    k_draw, k_pick = jax.random.split(key)
     c = curvature(mode.hessian)
     eps = 100 * jnp.finfo(mode.x.dtype).eps
     usable = jnp.isfinite(mode.value) & jnp.all(c.values > eps)
@@ -243,11 +276,14 @@ class Laplace(Method):
 
     def approximate(self, target: Target, key: Any, init: dict | None) -> tuple[Approximation, Seconds]:
         """Run the program and bring its answer to the host."""
-        degrees = DEGREES if self.importance else math.inf
-        options = (self.draws, self.weighed, self.starts, self.max_steps, degrees, self.importance)
-        rounds = np.asarray(self.rounds if self.importance else 1)
+        options, rounds = self._options()
         found, seconds = timed(approximate, target, key, init, rounds, options)
         return jax.device_get(found), seconds
+
+    def _options(self) -> tuple[tuple, np.ndarray]:
+        degrees = DEGREES if self.importance else math.inf
+        options = (self.draws, self.weighed, self.starts, self.max_steps, degrees, self.importance)
+        return options, np.asarray(self.rounds if self.importance else 1)
 
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
         """Approximate the posterior."""
@@ -255,10 +291,44 @@ class Laplace(Method):
             return nothing_unknown(target, repr(self))
         return self.outcome(*self.approximate(target, key, init))
 
+    def run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
+    ) -> tuple[Outcome, list[Report]]:
+        """Approximate the posterior of every lane: one program, called for ``LANES`` of them at a time."""
+        if not lanes.lane(0).sites():
+            return super().run_lanes(lanes, keys, init)
+        options, rounds = self._options()
+        size = min(lanes.count, LANES)
+        parts, seconds = [], Seconds()
+        for begin in tracked(range(0, lanes.count, size), progress, "lanes"):
+            index = np.minimum(np.arange(begin, begin + size), lanes.count - 1)  # the last lane fills the last batch
+            found, more = timed(approximate_lanes, lanes.take(index), keys[index], init, rounds, options)
+            found = jax.device_get(found)
+            parts.append(jax.tree_util.tree_map(lambda a, n=min(size, lanes.count - begin): a[:n], found))
+            seconds = seconds + more
+        found = jax.tree_util.tree_map(lambda *a: np.concatenate(a), *parts)
+        each = Seconds(seconds.compile / lanes.count, seconds.run / lanes.count)
+        reports = [self.report(jax.tree_util.tree_map(lambda a, i=i: a[i], found), each) for i in range(lanes.count)]
+        axes = lambda a: np.swapaxes(a, 0, 1)[None]
+        e = found.evaluation
+        stats = {"lp": found.lp, "log_prior": e.log_prior, "log_likelihood": e.log_likelihood}
+        values, stats = ({n: axes(v) for n, v in group.items()} for group in (e.values, stats))
+        return Outcome(values, stats, together(reports, repr(self), seconds)), reports
+
     def outcome(self, found: Approximation, seconds: Any) -> Outcome:
         """Read the program's answer."""
+        stats = {
+            "lp": np.asarray(found.lp)[None],
+            "log_prior": np.asarray(found.evaluation.log_prior)[None],
+            "log_likelihood": np.asarray(found.evaluation.log_likelihood)[None],
+        }
+        values = {n: np.asarray(v)[None] for n, v in found.evaluation.values.items()}
+        return Outcome(values, stats, self.report(found, seconds))
+
+    def report(self, found: Approximation, seconds: Seconds) -> Report:
+        """What the program's answer is worth."""
         converged, reason, advice = self._judge(found)
-        report = Report(
+        return Report(
             method=repr(self),
             rung="importance" if self.importance else "laplace",
             converged=converged,
@@ -276,12 +346,6 @@ class Laplace(Method):
             worst_mcse=float(found.worst_mcse),
             log_evidence=float(found.log_evidence) if self.importance else None,
         )
-        stats = {
-            "lp": np.asarray(found.lp)[None],
-            "log_prior": np.asarray(found.evaluation.log_prior)[None],
-            "log_likelihood": np.asarray(found.evaluation.log_likelihood)[None],
-        }
-        return Outcome({n: np.asarray(v)[None] for n, v in found.evaluation.values.items()}, stats, report)
 
     def _judge(self, found: Approximation) -> tuple[bool, str, str]:
         """Accept or not, in words: k-hat, effective draws and Monte Carlo error against their limits."""

@@ -1,13 +1,14 @@
 """What a method is: a frozen value with options, and one call that turns a target into draws and a report."""
 
 import abc
+import collections
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from probkit.infer.target import Target
-from probkit.report import Report
+from probkit.infer.target import Lanes, Target
+from probkit.report import Report, Seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,55 @@ class Method(abc.ABC):
             init: sites in constrained space to start from.
             progress: whether to show a progress bar where the method can take more than a few seconds.
         """
+
+    def run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
+    ) -> tuple[Outcome, list[Report]]:
+        """Answer many targets; here one after the other, by programs compiled once.
+
+        Args:
+            lanes: the targets.
+            keys: one key a lane.
+            init: sites in constrained space to start every lane from.
+            progress: whether to show a progress bar.
+
+        Returns:
+            The outcome with the axis (lane,) after (chain, draw) in every array, its report one of the whole; and the
+            report of each lane.
+        """
+        found = [self.run(lanes.lane(i), keys[i], init) for i in tracked(range(lanes.count), progress, "lanes")]
+        stack = lambda parts, axis: {n: np.stack([p[n] for p in parts], axis) for n in parts[0]}
+        reports = [one.report for one in found]
+        seconds = sum((r.seconds for r in reports), Seconds())
+        errors = None if found[0].standard_errors is None else stack([one.standard_errors for one in found], 0)
+        values, stats = stack([one.values for one in found], 2), stack([one.stats for one in found], 2)
+        return Outcome(values, stats, together(reports, repr(self), seconds), errors), reports
+
+
+def together(reports: list[Report], method: str, seconds: Seconds) -> Report:
+    """One report of many lanes: how many converged, by which rung, and the first that did not."""
+    rungs = collections.Counter(r.rung for r in reports)
+    failed = [i for i, r in enumerate(reports) if not r.converged]
+    told = ", ".join(f"{count} by {rung}" for rung, count in rungs.most_common())
+    reason = f"{len(reports)} lanes: {told}."
+    if failed:
+        named = ", ".join(map(str, failed[:5])) + (" ..." if len(failed) > 5 else "")
+        reason += f" {len(failed)} did not converge: {named}."
+    return Report(
+        method=method,
+        rung=rungs.most_common(1)[0][0],
+        converged=not failed,
+        reason=reason,
+        advice="Read .reports[lane] or .status() for the reasons." if failed else "",
+        seconds=seconds,
+    )
+
+
+def tracked(items: Any, progress: bool, name: str) -> Any:
+    """Items with a progress bar, where there is more than one."""
+    from tqdm.auto import tqdm
+
+    return tqdm(items, disable=not progress or len(items) < 2, desc=name, leave=False)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

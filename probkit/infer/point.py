@@ -10,10 +10,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
-from probkit.infer.target import Target
-from probkit.math.optimise import Minimum, curvature, minimise, rounding
-from probkit.report import Report, timed
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
+from probkit.infer.target import Evaluation, Lanes, Target
+from probkit.math.optimise import Minimum, curvature, minimise, minimise_lanes, rounding
+from probkit.report import Report, Seconds, timed
 
 
 def start_points(target: Target, key: Array, count: int, init: dict | None) -> Float[Array, "starts D"]:
@@ -46,13 +46,43 @@ def find_mode(
     points = start_points(target, key, count, init)
     # On a CPU one start after the other: each stops when it is done, and a lane costs what it would cost in a batch.
     each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
-    found = each(lambda u: minimise(negative, u, steps), points)
+    return _best(each(lambda u: minimise(negative, u, steps), points))
+
+
+def find_modes(
+    targets: Target,
+    keys: Array,
+    count: int,
+    init: dict | None,
+    prior: bool = True,
+    jacobian: bool = True,
+    steps: int = 100,
+) -> tuple[Minimum, Float[Array, " lane"]]:
+    """As :func:`find_mode` for many targets: ``targets`` and ``keys`` have an axis (lane,) in front.
+
+    On a CPU one lane after the other (1,000 local levels of length 120: 0.96 s, together 1.27 s, and a fifth of the
+    compilation); elsewhere together, in a batch that unfinished lanes keep to themselves.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda one: find_mode(one[0], one[1], count, init, prior, jacobian, steps), (targets, keys))
+    points = jax.vmap(lambda target, key: start_points(target, key, count, init))(targets, keys)
+    lanes, starts, dim = points.shape
+    each = jax.tree_util.tree_map(lambda a: jnp.repeat(a, starts, axis=0), targets)
+
+    def negative(target: Target, u: Array) -> Array:
+        return -target.log_density(u, prior, jacobian)
+
+    found = minimise_lanes(negative, each, points.reshape(-1, dim), steps)
+    return jax.vmap(_best)(jax.tree_util.tree_map(lambda a: a.reshape(lanes, starts, *a.shape[1:]), found))
+
+
+def _best(found: Minimum) -> tuple[Minimum, Float[Array, ""]]:
+    """Of several descents, axis (start,) in front, the lowest, and the share within 0.01 of it."""
     value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
     # Of starts that differ by rounding, one that says it converged.
     tied = found.converged & (value <= jnp.min(value) + rounding(jnp.min(value)))
     best = jnp.argmin(jnp.where(tied | ~jnp.any(tied), value, jnp.inf))
-    agreeing = jnp.mean(found.value < found.value[best] + 0.01)
-    return jax.tree_util.tree_map(lambda a: a[best], found), agreeing
+    return jax.tree_util.tree_map(lambda a: a[best], found), jnp.mean(value < value[best] + 0.01)
 
 
 def covariance(hessian: Float[Array, "D D"]) -> Float[Array, "D D"]:
@@ -65,14 +95,31 @@ def covariance(hessian: Float[Array, "D D"]) -> Float[Array, "D D"]:
 @eqx.filter_jit
 def _program(target: Target, key: Array, init: dict | None, options: tuple) -> tuple:
     """Mode, values, standard errors by the delta method: one program."""
-    count, prior, jacobian, steps = options
     target = target.resolved()
-    mode, agreeing = find_mode(target, key, count, init, prior, jacobian, steps)
+    mode, agreeing = find_mode(target, key, *_arguments(init, options))
+    return mode, agreeing, *_at_mode(target, mode)
+
+
+@eqx.filter_jit
+def _lanes_program(lanes: Lanes, keys: Array, init: dict | None, options: tuple) -> tuple:
+    """The same for every lane."""
+    targets = lanes.targets()
+    modes, agreeing = find_modes(targets, keys, *_arguments(init, options))
+    return modes, agreeing, *lanes.each(lambda one: _at_mode(*one), (targets, modes))
+
+
+def _arguments(init: dict | None, options: tuple) -> tuple:
+    count, prior, jacobian, steps = options
+    return count, init, prior, jacobian, steps
+
+
+def _at_mode(target: Target, mode: Minimum) -> tuple[Evaluation, dict[str, Array]]:
+    """Values and standard errors at a mode."""
     evaluation = target.evaluate(mode.x)
     _, unravel = ravel_pytree(evaluation.values)
     slope = jax.jacfwd(lambda u: ravel_pytree(target.evaluate(u).values)[0])(mode.x)
     variance = jnp.einsum("id,de,ie->i", slope, covariance(mode.hessian), slope)
-    return mode, agreeing, evaluation, unravel(jnp.sqrt(variance))
+    return evaluation, unravel(jnp.sqrt(variance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +139,34 @@ class _Point(Method):
     def _run(self, target: Target, key: Any, init: dict | None, prior: bool, rung: str) -> Outcome:
         if not target.sites():
             return nothing_unknown(target, repr(self))
-        options = (self.starts, prior, False, self.max_steps)
-        (mode, agreeing, evaluation, errors), seconds = timed(_program, target, key, init, options)
+        (mode, agreeing, evaluation, errors), seconds = timed(_program, target, key, init, self._options(prior))
         mode, evaluation, errors = jax.device_get((mode, evaluation, errors))
-        converged = bool(mode.converged)
+        report = self._report(mode, agreeing, rung, seconds)
+        return Outcome(*_draws_of(evaluation, mode.value), report, errors)
+
+    def _run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None, prior: bool, rung: str
+    ) -> tuple[Outcome, list[Report]]:
+        if not lanes.lane(0).sites():
+            return super().run_lanes(lanes, keys, init)
+        found, seconds = timed(_lanes_program, lanes, keys, init, self._options(prior))
+        modes, agreeing, evaluations, errors = jax.device_get(found)
+        each = Seconds(seconds.compile / len(agreeing), seconds.run / len(agreeing))
+        reports = [
+            self._report(jax.tree_util.tree_map(lambda a, i=i: a[i], modes), share, rung, each)
+            for i, share in enumerate(agreeing)
+        ]
+        return Outcome(*_draws_of(evaluations, modes.value), together(reports, repr(self), seconds), errors), reports
+
+    def _options(self, prior: bool) -> tuple:
+        return self.starts, prior, False, self.max_steps
+
+    def _report(self, mode: Minimum, agreeing: Any, rung: str, seconds: Seconds) -> Report:
         reason, advice = _explain(mode, self.max_steps)
-        report = Report(
+        return Report(
             method=repr(self),
             rung=rung,
-            converged=converged,
+            converged=bool(mode.converged),
             reason=reason,
             advice=advice,
             seconds=seconds,
@@ -109,14 +175,13 @@ class _Point(Method):
             steps=int(mode.steps),
             starts_agreeing=float(agreeing),
         )
-        one = (1, 1)
-        values = {n: np.reshape(v, one + np.shape(v)) for n, v in evaluation.values.items()}
-        stats = {
-            "lp": np.full(one, -mode.value),
-            "log_prior": np.full(one, evaluation.log_prior),
-            "log_likelihood": np.full(one, evaluation.log_likelihood),
-        }
-        return Outcome(values, stats, report, errors)
+
+
+def _draws_of(evaluation: Evaluation, value: Any) -> tuple[dict, dict]:
+    """Values and figures of a point as one draw of one chain."""
+    stats = {"lp": -value, "log_prior": evaluation.log_prior, "log_likelihood": evaluation.log_likelihood}
+    values, stats = ({n: np.asarray(v)[None, None] for n, v in group.items()} for group in (evaluation.values, stats))
+    return values, stats
 
 
 def _explain(mode: Minimum, max_steps: int) -> tuple[str, str]:
@@ -164,13 +229,23 @@ class MLE(_Point):
         Raises:
             TypeError: a prior depends on another site, so there is no plain likelihood to maximise.
         """
+        self._check(target)
+        return self._run(target, key, init, prior=False, rung="mle")
+
+    def run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
+    ) -> tuple[Outcome, list[Report]]:
+        """Maximise the likelihood of every lane."""
+        self._check(lanes.lane(0))
+        return self._run_lanes(lanes, keys, init, prior=False, rung="mle")
+
+    def _check(self, target: Target) -> None:
         names = target.hierarchical()
         if names:
             raise TypeError(
                 f"MLE: the prior of {', '.join(names)} depends on other parameters (a hierarchy); its likelihood alone "
                 "does not identify them. Use MAP, Laplace or NUTS."
             )
-        return self._run(target, key, init, prior=False, rung="mle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,3 +260,9 @@ class MAP(_Point):
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
         """Maximise the posterior density in the constrained space."""
         return self._run(target, key, init, prior=True, rung="map")
+
+    def run_lanes(
+        self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
+    ) -> tuple[Outcome, list[Report]]:
+        """Maximise the posterior density of every lane."""
+        return self._run_lanes(lanes, keys, init, prior=True, rung="map")

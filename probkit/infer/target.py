@@ -189,6 +189,46 @@ class Target(eqx.Module):
         return [n for n in one if any(not np.array_equal(a, b) for a, b in zip(one[n], two[n], strict=True))]
 
 
+class Lanes(eqx.Module):
+    """One model and many series of one length: as many targets, none of which knows of another.
+
+    Args:
+        model: a :class:`probkit.Model`; places left at their default are filled lane by lane.
+        y: the series, time first.
+        X: inputs that all lanes share, or None.
+    """
+
+    model: Any
+    y: Float[Array, "time lane"]
+    X: Any = None
+
+    @property
+    def count(self) -> int:
+        """Number of lanes."""
+        return self.y.shape[1]
+
+    def lane(self, i: int) -> Target:
+        """One lane as a target of its own."""
+        return Target(self.model, (self.y[:, i], self.X))
+
+    def take(self, index: Any) -> "Lanes":
+        """Some of the lanes."""
+        return Lanes(self.model, self.y[:, index], self.X)
+
+    def targets(self) -> Target:
+        """All lanes as one resolved target, an axis (lane,) in front of every array."""
+        models = eqx.filter_vmap(lambda y: with_defaults(self.model, y, self.X), in_axes=1)(self.y)
+        X = None if self.X is None else jnp.broadcast_to(self.X, (self.count, *self.X.shape))
+        return Target(models, (self.y.T, X))
+
+    def each(self, fn: Callable, lanes: Any, work: int = 1) -> Any:
+        """``fn`` over lanes: in turn on a CPU, elsewhere in batches that fit ``work`` series a lane in memory."""
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(fn, lanes)
+        batch = max(1, 100_000_000 // (work * self.y.shape[0]))
+        return jax.vmap(fn)(lanes) if batch >= self.count else jax.lax.map(fn, lanes, batch_size=batch)
+
+
 class _Known(NamedTuple):
     """What a run on shapes alone tells: the sites, which priors stand in the model as they are, what it computes."""
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 #: Below this dimension every step takes the exact Hessian; above it, optax's L-BFGS.
 NEWTON_MAX_DIM = 64
+#: The smallest batch that unfinished lanes are gathered into.
+LEAST_LANES = 64
 
 
 class Minimum(NamedTuple):
@@ -99,43 +101,99 @@ def minimise(fun: Callable, x0: Float[Array, " D"], max_steps: int = 100) -> Min
         return Minimum(x0, fun(x0), x0, jnp.zeros((0, 0), dtype), zero, jnp.array(True), jnp.array(0))
     if dim > NEWTON_MAX_DIM:
         return _minimise_lbfgs(fun, x0, max_steps)
-    eps = float(jnp.finfo(dtype).eps)
-    tol = tolerance(dtype)
+    return jax.lax.while_loop(lambda c: _unfinished(c, max_steps), lambda c: _step(fun, c), _begin(x0)).best
+
+
+def minimise_lanes(fun: Callable, lanes: Any, x0: Float[Array, "lane D"], max_steps: int = 100) -> Minimum:
+    """Minimise one function a lane, all lanes at once; lanes that are done leave the batch.
+
+    Every lane has its own damping and its own stop. Whenever no more than an eighth of a batch is unfinished, those
+    lanes go on in a batch of an eighth of the size, so a few slow lanes do not cost what all of them would.
+
+    Args:
+        fun: ``fun(lane, x)``, with x of shape (D,).
+        lanes: a pytree whose arrays have an axis (lane,) in front; one slice of it is ``lane``.
+        x0: the starts.
+        max_steps: the most evaluations of a lane.
+
+    Returns:
+        A :class:`Minimum` with the axis (lane,) in front of every entry.
+    """
+    count, dim = x0.shape
+    if dim == 0 or dim > NEWTON_MAX_DIM:
+        return jax.vmap(lambda lane, x: minimise(lambda x: fun(lane, x), x, max_steps))(lanes, x0)
+
+    def take(tree: Any, index: Array) -> Any:
+        return jax.tree_util.tree_map(lambda a: a[index], tree)
+
+    def descend(lanes: Any, state: _Descent, leave: int) -> _Descent:
+        """Steps of all lanes until no more than ``leave`` are unfinished; one that is done stays as it is."""
+
+        def advance(state: _Descent) -> _Descent:
+            new = jax.vmap(lambda lane, one: _step(lambda x: fun(lane, x), one))(lanes, state)
+            going = _unfinished(state, max_steps)
+            pick = lambda a, b: jnp.where(going.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+            return jax.tree_util.tree_map(pick, new, state)
+
+        return jax.lax.while_loop(lambda s: jnp.sum(_unfinished(s, max_steps)) > leave, advance, state)
+
+    state, size = jax.vmap(_begin)(x0), count
+    while size:
+        smaller = size // 8 if size >= 8 * LEAST_LANES else 0
+        first = jnp.argsort(~_unfinished(state, max_steps), stable=True)[:size]
+        done = descend(take(lanes, first), take(state, first), smaller)
+        state = jax.tree_util.tree_map(lambda all_, some, at=first: all_.at[at].set(some), state, done)
+        size = smaller
+    return state.best
+
+
+class _Descent(NamedTuple):
+    """A descent under way: the best point, the next trial, the decrease expected of it and the damping."""
+
+    best: Minimum
+    trial: Float[Array, " D"]
+    predicted: Float[Array, ""]
+    damping: Float[Array, ""]
+
+
+def _begin(x0: Float[Array, " D"]) -> _Descent:
+    dtype, dim = x0.dtype, x0.size
     far = jnp.array(jnp.inf, dtype)
-    start = Minimum(x0, far, jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype), far, jnp.array(False), jnp.array(0))
+    best = Minimum(x0, far, jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype), far, jnp.array(False), jnp.array(0))
+    return _Descent(best, x0, jnp.ones((), dtype), jnp.array(1e-2, dtype))
 
-    def evaluate(carry: tuple) -> tuple:
-        best, trial, predicted, damping = carry
-        value, gradient, hessian = value_gradient_hessian(fun, trial)
-        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
-        stuck = ~finite | (best.value - value < rounding(value))
-        better = finite & (value <= best.value + 8 * eps * jnp.abs(best.value))
-        ratio = (best.value - value) / jnp.maximum(predicted, eps * jnp.abs(value))
-        first = jnp.isinf(best.value)
-        lowered = jnp.where(first | (ratio > 0.7), damping / 8, jnp.where(ratio < 0.2, damping * 4, damping))
-        damping = jnp.where(better, lowered, jnp.maximum(damping * 8, 1e-3))
-        new = (trial, value, gradient, hessian)
-        x, value, gradient, hessian = (jnp.where(better, a, b) for a, b in zip(new, best[:4], strict=True))
 
-        # Where a function is all slope and no curvature the damping could not shorten a step, were it measured by the
-        # curvature alone.
-        c = curvature(hessian, jnp.abs(gradient) / (10 * (1 + jnp.abs(x))))
-        slope = c.vectors.T @ (gradient / c.scale)
-        size = jnp.maximum(jnp.abs(c.values), 8 * eps)
-        step = -(c.vectors @ (slope / (size + damping))) / c.scale
-        predicted = -(gradient @ step + 0.5 * step @ hessian @ step)
-        decrement = 0.5 * jnp.sum(slope**2 / size)
-        reached = (decrement < tol) | (stuck & (decrement < rounding(value)))
-        converged = jnp.isfinite(value) & reached & jnp.all(c.values > 0)
-        best = Minimum(x, value, gradient, hessian, decrement, converged, best.steps + 1)
-        return best, x + step, predicted, damping
+def _unfinished(state: _Descent, max_steps: int) -> Bool[Array, "..."]:
+    return ~state.best.converged & (state.best.steps < max_steps) & (state.damping < 1e12)
 
-    def unfinished(carry: tuple) -> Array:
-        best, _, _, damping = carry
-        return ~best.converged & (best.steps < max_steps) & (damping < 1e12)
 
-    carry = (start, x0, jnp.ones((), dtype), jnp.array(1e-2, dtype))
-    return jax.lax.while_loop(unfinished, evaluate, carry)[0]
+def _step(fun: Callable, state: _Descent) -> _Descent:
+    """Evaluate the trial point, keep it if the function fell, make the next trial."""
+    best, trial, predicted, damping = state
+    eps = float(jnp.finfo(trial.dtype).eps)
+    value, gradient, hessian = value_gradient_hessian(fun, trial)
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
+    stuck = ~finite | (best.value - value < rounding(value))
+    better = finite & (value <= best.value + 8 * eps * jnp.abs(best.value))
+    ratio = (best.value - value) / jnp.maximum(predicted, eps * jnp.abs(value))
+    first = jnp.isinf(best.value)
+    lowered = jnp.where(first | (ratio > 0.7), damping / 8, jnp.where(ratio < 0.2, damping * 4, damping))
+    damping = jnp.where(better, lowered, jnp.maximum(damping * 8, 1e-3))
+    new = (trial, value, gradient, hessian)
+    x, value, gradient, hessian = (jnp.where(better, a, b) for a, b in zip(new, best[:4], strict=True))
+
+    # Where a function is all slope and no curvature the damping could not shorten a step, were it measured by the
+    # curvature alone.
+    c = curvature(hessian, jnp.abs(gradient) / (10 * (1 + jnp.abs(x))))
+    slope = c.vectors.T @ (gradient / c.scale)
+    size = jnp.maximum(jnp.abs(c.values), 8 * eps)
+    step = -(c.vectors @ (slope / (size + damping))) / c.scale
+    predicted = -(gradient @ step + 0.5 * step @ hessian @ step)
+    decrement = 0.5 * jnp.sum(slope**2 / size)
+    reached = (decrement < tolerance(x.dtype)) | (stuck & (decrement < rounding(value)))
+    converged = jnp.isfinite(value) & reached & jnp.all(c.values > 0)
+    best = Minimum(x, value, gradient, hessian, decrement, converged, best.steps + 1)
+    return _Descent(best, x + step, predicted, damping)
 
 
 def _minimise_lbfgs(fun: Callable, x0: Float[Array, " D"], max_steps: int) -> Minimum:

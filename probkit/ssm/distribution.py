@@ -1,6 +1,5 @@
 """The local level model as a NumPyro distribution over whole series, and the base it shares with ARIMA(0,1,1)."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -51,10 +50,9 @@ class LevelDistribution(dist.Distribution):
         """(h, c, q) of the class docstring."""
         raise NotImplementedError
 
-    def variances(self, unit: ArrayLike = 1.0) -> tuple[Array, Array, Array]:
-        """(H, Q, C) of `probkit.ssm.level`, of y / unit: variances of observation and level, and their covariance."""
-        h, c, q = (x / unit for x in self.loadings())
-        return h * h, c * c + q * q, h * c
+    def variances(self) -> tuple[Array, Array, Array]:
+        """(H, Q, C) of `probkit.ssm.level`: the variances of observation and level, and their covariance."""
+        return _variances(*self.loadings())
 
     def replaced_noise(self) -> Array:
         """Variance of the part of y_t that moves no other observation, which a replicate draws anew; here all of H."""
@@ -86,15 +84,13 @@ class LevelDistribution(dist.Distribution):
     def log_prob(self, value: Float[Array, "*batch time"], intermediates: None = None) -> Float[Array, "*batch"]:
         """Joint log density of y (`level.log_likelihood`, which says which constants count); NaN in y is missing.
 
-        Computed in units of the largest loading, where the squares of variances that derivatives hold stay in range.
+        Computed in units of the range of y, where the squares of variances that derivatives hold stay in range.
 
         Args:
             value: y, shape (..., time).
             intermediates: not used; part of NumPyro's signature.
         """
-        largest = lax.stop_gradient(functools.reduce(jnp.maximum, map(jnp.abs, self.loadings())))
-        unit = jnp.where(largest > 0, largest, 1)
-        return self._each(_log_likelihood, value, "()", self.variances(unit), unit)
+        return self._each(_log_likelihood, value, "()", self.loadings())
 
     def leave_one_out(self, y: Float[Array, "*batch time"]) -> dist.Normal:
         """The law of each y_t given all other observations, batch shape (..., time); its `log_prob(y)` are LOO terms.
@@ -142,33 +138,33 @@ class LevelDistribution(dist.Distribution):
         function: Callable[..., Any],
         y: ArrayLike,
         out: str,
-        variances: tuple[Array, ...] | None = None,
-        *more: Array,
+        parameters: tuple[Array, Array, Array] | None = None,
     ) -> Any:
-        """Applies a function of (y, H, Q, C, *more, start) to every series of the batch."""
+        """Applies a function of (y, H, Q, C, start), or of other parameters, to every series of the batch."""
         y = jnp.asarray(y)
         if y.shape[-1:] != self.event_shape:
             raise ValueError(
                 f"y has shape {y.shape}; its last axis must have length {self.length}, the `length` given."
             )
-        scalars = (*(self.variances() if variances is None else variances), *more)
-        start = self.start or ()
-        signature = f"(n){',()' * (len(scalars) + len(start))}->{out}"
-
-        def one(y: Array, *rest: Array) -> Any:
-            return function(y, *rest[: len(scalars)], rest[len(scalars) :] or None)
-
-        return jnp.vectorize(one, signature=signature)(y, *scalars, *start)
+        scalars = (*(self.variances() if parameters is None else parameters), *(self.start or ()))
+        signature = f"(n){',()' * len(scalars)}->{out}"
+        return jnp.vectorize(lambda y, *s: function(y, *s[:3], s[3:] or None), signature=signature)(y, *scalars)
 
 
-def _log_likelihood(y: Array, H: Array, Q: Array, C: Array, unit: Array, start: Start) -> Array:
-    """`level.log_likelihood` of (y - its first value) / unit, with H, Q, C of that, as a density of y."""
+def _variances(h: Array, c: Array, q: Array) -> tuple[Array, Array, Array]:
+    return h * h, c * c + q * q, h * c
+
+
+def _log_likelihood(y: Array, h: Array, c: Array, q: Array, start: Start) -> Array:
+    """`level.log_likelihood` of y in units of its range, from its first value, as a density of y."""
     observed = ~jnp.isnan(y)
     origin = lax.stop_gradient(jnp.where(jnp.any(observed), y[jnp.argmax(observed)], 0))
-    unit = unit.astype(y.dtype)
+    span = lax.stop_gradient(jnp.max(jnp.where(observed, jnp.abs(y - origin), 0)))
+    unit = jnp.where(span > 0, span, jnp.where(origin != 0, jnp.abs(origin), 1))
     moved = None if start is None else ((start[0] - origin) / unit, start[1] / unit / unit)
     scored = jnp.maximum(jnp.sum(observed) - (start is None), 0)
-    return level.log_likelihood((y - origin) / unit, H, Q, C, moved) - scored * jnp.log(unit)
+    value = level.log_likelihood((y - origin) / unit, *_variances(h / unit, c / unit, q / unit), moved)
+    return value - scored * jnp.log(unit)
 
 
 class LocalLevelDistribution(LevelDistribution):
