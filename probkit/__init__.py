@@ -14,6 +14,7 @@ from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
 from probkit.infer.point import MAP, MLE
+from probkit.lanes import LanePosterior
 from probkit.model import Model, Param, bind, given, param, resolve
 from probkit.posterior import Posterior
 from probkit.prediction import Prediction
@@ -31,6 +32,7 @@ __all__ = [
     "MLE",
     "NUTS",
     "Auto",
+    "LanePosterior",
     "Laplace",
     "LocalLevel",
     "Matern32",

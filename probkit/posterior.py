@@ -32,7 +32,11 @@ def normal_marginals(law: dist.Distribution) -> bool:
 @eqx.filter_jit
 def _terms(target: Target, values: dict[str, Any], index: Any) -> Array:
     """LOO terms of every draw: (S, n). ``index`` is (S,), so that a model without sites has its one draw."""
-    target = target.resolved()
+    return loo_terms(target.resolved(), values, index)
+
+
+def loo_terms(target: Target, values: dict[str, Any], index: Any) -> Array:
+    """The same inside a program, for a target whose defaults are resolved."""
     if isinstance(target.model, Model):
         return target.map(lambda v, _: bind(target.model, v).loo(*target.args), values, index)
 
@@ -46,7 +50,11 @@ def _terms(target: Target, values: dict[str, Any], index: Any) -> Array:
 @eqx.filter_jit
 def _predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
     """Draws, means and stds of the observable for every draw of the parameters; ``keys`` is (S, repeats)."""
-    target = target.resolved()
+    return predictive(target.resolved(), values, keys, what, horizon, X_new)
+
+
+def predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
+    """The same inside a program, for a target whose defaults are resolved."""
     y, X = target.args
 
     def one(v: dict[str, Array], key: Array) -> tuple:
