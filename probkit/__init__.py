@@ -7,6 +7,7 @@ the priors were.
 from probkit import arima, datasets, gp, ssm
 from probkit.arima.model import ARIMA
 from probkit.compare import compare
+from probkit.evaluate.calibration import Calibration, calibrate
 from probkit.evaluate.kfold import kfold
 from probkit.fit import fit
 from probkit.gp.model import GP, Matern32
@@ -32,6 +33,7 @@ __all__ = [
     "MLE",
     "NUTS",
     "Auto",
+    "Calibration",
     "LanePosterior",
     "Laplace",
     "LocalLevel",
@@ -43,6 +45,7 @@ __all__ = [
     "Report",
     "arima",
     "bind",
+    "calibrate",
     "compare",
     "datasets",
     "fit",

@@ -47,6 +47,7 @@ def test_every_lane_is_its_single_fit(fitted):
     assert fitted.draws.level_scale.shape == (1, 500, LANES)
     for i in range(LANES):
         single = pk.fit(pk.LocalLevel(), Y[:, i], key=jax.random.key(100 + i), method=METHOD, progress=False)
+        assert single.report.rung == "importance"
         assert_allclose(fitted.reports[i].log_density, single.report.log_density, atol=tol(1e-6, 1e-2))
         assert fitted.reports[i].notes == single.report.notes
         for name, draws in fitted.sites.items():
@@ -124,7 +125,7 @@ def test_a_lane_that_cannot_be_fitted_stays_alone(fitted):
     assert spoilt.loo()["elpd"].isna().tolist() == [True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("method", [pk.MLE(starts=2), pk.MAP(starts=2), pk.NUTS(draws=20, warmup=30, chains=2)])
+@pytest.mark.parametrize("method", [pk.MLE(starts=2), pk.NUTS(draws=20, warmup=30, chains=2)])
 def test_other_methods(method):
     y = Y[:, [0, 2]]
     found = pk.fit(pk.LocalLevel(), y, key=KEY, method=method, progress=False)
@@ -164,7 +165,7 @@ class Half(pk.Model):
 
     x: pk.Param = pk.param(
         support=constraints.positive,
-        default=lambda self, y, X: dist.Gamma(jnp.where(y[0] > 0, 0.5, 30.0), 1.0).expand([12]).to_event(1),
+        default=lambda self, y, X: dist.Gamma(jnp.where(y[0] > 0, 0.4, 30.0), 1.0).expand([20]).to_event(1),
     )
 
     def distribution(self, X, length):
@@ -176,7 +177,7 @@ def test_a_lane_climbs_alone():
     found = pk.fit(Half(), y, key=KEY, method=pk.Auto(draws=400, starts=1), progress=False)
     assert [r.rung for r in found.reports] == ["importance", "nuts"]
     assert "1 by importance, 1 by nuts" in found.report.reason
-    assert_allclose(found.sites["x"].mean((0, 1, 3)), [30.0, 0.5], rtol=0.1)
+    assert_allclose(found.sites["x"].mean((0, 1, 3)), [30.0, 0.4], rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +230,7 @@ def test_descents_in_a_batch_are_those_in_turn():
     in_turn = alone(centres, starts)
     good = np.arange(700) != 13
     assert together.converged[good].all() and not together.converged[13]
-    assert_allclose(together.x[good], centres[good], atol=tol(1e-6, 1e-3))
-    assert_allclose(together.x[good], in_turn.x[good], atol=tol(1e-6, 1e-3))
+    # A decrement of 1e-5, the tolerance in float32, is 0.003 away.
+    assert_allclose(together.x[good], centres[good], atol=tol(1e-6, 5e-3))
+    assert_allclose(together.x[good], in_turn.x[good], atol=tol(1e-6, 5e-3))
     assert (together.steps == in_turn.steps).mean() > tol(0.99, 0.8)

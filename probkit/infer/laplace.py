@@ -25,6 +25,8 @@ DEGREES = 5
 WORST_MCSE = 0.05
 #: The fewest draws that are weighed, so that a certificate can be had however few are asked for.
 LEAST_POOL = 2000
+#: Once a proposal is adapted, this share of its draws is so many times as wide, for tails that its moments miss.
+WIDE_SHARE, WIDER = 0.25, 2.5
 #: The most lanes in one call of the compiled program.
 LANES = 1024
 
@@ -60,8 +62,22 @@ def standard_draws(key: PRNGKeyArray, shape: tuple[int, int], degrees: float, dt
     if math.isinf(degrees):
         return z, -0.5 * jnp.sum(z**2, -1) - 0.5 * dim * math.log(2 * math.pi)
     z = z / jnp.sqrt(_chi_square(chi2, degrees, draws, dtype)[:, None] / degrees)
+    return z, _student(z, degrees)
+
+
+def _student(z: Float[Array, "S D"], degrees: float) -> Float[Array, " S"]:
+    """Log density of a standard multivariate Student-t."""
+    dim = z.shape[-1]
     constant = gammaln(0.5 * (degrees + dim)) - gammaln(0.5 * degrees) - 0.5 * dim * math.log(degrees * math.pi)
-    return z, constant - 0.5 * (degrees + dim) * jnp.log1p(jnp.sum(z**2, -1) / degrees)
+    return constant - 0.5 * (degrees + dim) * jnp.log1p(jnp.sum(z**2, -1) / degrees)
+
+
+def _widened(z: Float[Array, "S D"], share: Float[Array, ""], degrees: float) -> tuple[Array, Array]:
+    """Student-t draws of which a share is made wider, and their log density under the mixture of the two."""
+    draws, dim = z.shape
+    z = jnp.where(jnp.arange(draws)[:, None] < share * draws, WIDER, 1.0) * z
+    wide = _student(z / WIDER, degrees) - dim * math.log(WIDER)
+    return z, jnp.logaddexp(jnp.log1p(-share) + _student(z, degrees), jnp.log(share) + wide)
 
 
 def _chi_square(key: PRNGKeyArray, degrees: float, draws: int, dtype: Any) -> Array:
@@ -107,17 +123,23 @@ class _Round(NamedTuple):
 
 
 class _Proposal(NamedTuple):
-    """Where draws come from: ``centre + factor @ z`` with z standard Student-t; ``log_det`` of the factor."""
+    """Where draws come from: ``centre + factor @ z`` with z standard Student-t; ``log_det`` of the factor.
+
+    A share of z, ``wide``, is ``WIDER`` times as wide (Hesterberg 1995, defensive mixtures).
+    """
 
     centre: Float[Array, " D"]
     factor: Float[Array, "D D"]
     log_det: Float[Array, ""]
+    wide: Float[Array, ""]
 
 
 def _sample(target: Target, key: PRNGKeyArray, proposal: _Proposal, options: tuple) -> _Round:
     """Draw from a proposal, evaluate, weigh and judge."""
     draws, pool, _, _, degrees, weigh = options
     z, log_q = standard_draws(key, (pool, proposal.centre.size), degrees, proposal.centre.dtype)
+    if not math.isinf(degrees):
+        z, log_q = _widened(z, proposal.wide, degrees)
     points = proposal.centre + z @ proposal.factor.T
     evaluation = target.map(target.evaluate, points)
     lp = evaluation.log_prior + evaluation.log_jacobian + evaluation.log_likelihood
@@ -154,7 +176,9 @@ def _adapt(proposal: _Proposal, found: _Round) -> _Proposal:
     c = curvature(trust * moment + (1 - trust) * proposal.factor @ proposal.factor.T)
     values = jnp.maximum(c.values, 100 * jnp.finfo(centre.dtype).eps)
     factor = c.scale[:, None] * ((c.vectors * jnp.sqrt(values)) @ c.vectors.T)
-    return _Proposal(centre, factor, jnp.sum(jnp.log(c.scale)) + 0.5 * jnp.sum(jnp.log(values)))
+    return _Proposal(
+        centre, factor, jnp.sum(jnp.log(c.scale)) + 0.5 * jnp.sum(jnp.log(values)), jnp.array(WIDE_SHARE, centre.dtype)
+    )
 
 
 @eqx.filter_jit
@@ -194,14 +218,17 @@ def _at_mode(
     size = jnp.maximum(jnp.abs(c.values), eps)
     # The symmetric root: eigenvectors alone have free signs, and draws would depend on rounding.
     factor = (c.vectors / jnp.sqrt(size)) @ c.vectors.T / c.scale[:, None]
-    laplace = _Proposal(mode.x, factor, -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size)))
+    laplace = _Proposal(
+        mode.x, factor, -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size)), jnp.zeros((), mode.x.dtype)
+    )
 
     def one_round(carry: tuple) -> tuple:
         i, _, proposal, best = carry
         found = _sample(target, jax.random.fold_in(k_draw, i), proposal, options)
-        better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0)
+        done = acceptable(found.k_hat, found.ess, found.worst, draws, pool)
+        better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0) | done
         best = jax.tree_util.tree_map(lambda a, b: jnp.where(better, a, b), found, best)
-        return i + 1, acceptable(best.k_hat, best.ess, best.worst, draws, pool), _adapt(proposal, found), best
+        return i + 1, done, _adapt(proposal, found), best
 
     shapes = jax.eval_shape(lambda: _sample(target, k_draw, laplace, options))
     nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
