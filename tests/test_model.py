@@ -559,8 +559,9 @@ def test_numpyro_samples_a_model():
     assert 0.5 < samples["obs_scale"].mean() < 1.6
     # The same program draws y: from the posterior's parameters, and from the prior.
     model = pk.LocalLevel(level_scale=dist.HalfNormal(1.0), obs_scale=dist.HalfNormal(1.0))
-    assert Predictive(model, samples)(KEY, length=7)["y"].shape == (100, 7)
-    prior = Predictive(model, num_samples=5)(KEY, length=7)
+    ahead = jax.jit(lambda samples: Predictive(model, samples)(KEY, length=7))(samples)
+    assert ahead["y"].shape == (100, 7)
+    prior = jax.jit(lambda key: Predictive(model, num_samples=5)(key, length=7))(KEY)
     assert prior["y"].shape == (5, 7) and prior["obs_scale"].shape == (5,)
 
 

@@ -13,6 +13,7 @@ import probkit as pk
 from probkit import store
 
 FAST = pk.Laplace(draws=200, starts=2)
+POINT = pk.MAP(starts=2)  # compiles in half the time, where the draws do not matter
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,10 @@ def test_numpy_opens_the_file(saved):
     ],
 )
 def test_priors_come_back(model, tmp_path):
-    posterior = pk.fit(model, pk.datasets.nile(), key=jax.random.key(2), method=FAST)
+    posterior = pk.fit(model, pk.datasets.nile(), key=jax.random.key(2), method=POINT)
     back = store.load(store.save(posterior, tmp_path / "p.npz"))
     same(posterior, back)
-    again = pk.fit(back.model, pk.datasets.nile(), key=jax.random.key(2), method=FAST)
+    again = pk.fit(back.model, pk.datasets.nile(), key=jax.random.key(2), method=POINT)
     for name in posterior.sites:
         np.testing.assert_allclose(again.sites[name], posterior.sites[name], rtol=tol(1e-8, 1e-3))
 
@@ -74,7 +75,7 @@ def test_point_fits_keep_their_standard_errors(tmp_path):
 
 def test_given_needs_like(tmp_path):
     tied = pk.LocalLevel(level_scale=pk.given(lambda m: 0.3 * m.obs_scale), obs_scale=dist.HalfNormal(300.0))
-    posterior = pk.fit(tied, pk.datasets.nile(), key=jax.random.key(1), method=FAST)
+    posterior = pk.fit(tied, pk.datasets.nile(), key=jax.random.key(1), method=POINT)
     path = store.save(posterior, tmp_path / "tied.npz")
     with pytest.raises(ValueError, match="like="):
         store.load(path)
@@ -90,7 +91,7 @@ def test_plain_functions_need_like(tmp_path):
         mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
-    posterior = pk.fit(model, args=(np.array([0.3, 1.2, 0.7]),), key=jax.random.key(1), method=FAST)
+    posterior = pk.fit(model, args=(np.array([0.3, 1.2, 0.7]),), key=jax.random.key(1), method=POINT)
     path = store.save(posterior, tmp_path / "fn.npz")
     with pytest.raises(ValueError, match="like="):
         store.load(path)
