@@ -103,7 +103,8 @@ def _fit_lanes(
             for draws in group.values():
                 if draws.dtype.kind == "f":
                     draws[:, :, i] = np.nan
-    notes = [border.data_notes(panel.y[:, i]) if i not in panel.unusable else () for i in range(lanes.count)]
+    held = np.asarray(panel.y)
+    notes = [() if i in panel.unusable else border.data_notes(held[:, i]) for i in range(lanes.count)]
     reports = [dataclasses.replace(r, notes=n + r.notes) for r, n in zip(reports, notes, strict=True)]
     whole = together(reports, repr(method), outcome.report.seconds)
     return LanePosterior(lanes, method, dataclasses.replace(outcome, report=whole), tuple(reports), k_predict, panel)

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from probkit.infer.batches import tracked
 from probkit.infer.laplace import WORST_MCSE, Approximation, Laplace, least_ess
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together, tracked
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.nuts import NUTS
 from probkit.infer.target import Lanes, Target
 from probkit.math.psis import khat_threshold
@@ -76,7 +77,8 @@ class Auto(Method):
         outcome, reports = first.run_lanes(lanes, keys, init, progress)
         reports = [dataclasses.replace(r, method=repr(self)) for r in reports]
         seconds = outcome.report.seconds
-        for i in tracked([i for i, r in enumerate(reports) if not r.converged], progress, "lanes that climb"):
+        refused = [i for i, r in enumerate(reports) if not r.converged]
+        for i in tracked(refused, len(refused), progress, "series that climb"):
             one = self.run(lanes.lane(i), keys[i], init)
             reports[i] = one.report
             seconds = seconds + one.report.seconds

@@ -12,7 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import gammaln, logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together, tracked
+from probkit.infer.batches import in_batches
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.point import _explain, find_mode, find_modes
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature
@@ -27,8 +28,6 @@ WORST_MCSE = 0.05
 LEAST_POOL = 2000
 #: Once a proposal is adapted, this share of its draws is so many times as wide, for tails that its moments miss.
 WIDE_SHARE, WIDER = 0.25, 2.5
-#: The most lanes in one call of the compiled program.
-LANES = 1024
 
 
 class Approximation(NamedTuple):
@@ -321,19 +320,11 @@ class Laplace(Method):
     def run_lanes(
         self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
     ) -> tuple[Outcome, list[Report]]:
-        """Approximate the posterior of every lane: one program, called for ``LANES`` of them at a time."""
+        """Approximate the posterior of every lane by one compiled program."""
         if not lanes.lane(0).sites():
             return super().run_lanes(lanes, keys, init)
         options, rounds = self._options()
-        size = min(lanes.count, LANES)
-        parts, seconds = [], Seconds()
-        for begin in tracked(range(0, lanes.count, size), progress, "lanes"):
-            index = np.minimum(np.arange(begin, begin + size), lanes.count - 1)  # the last lane fills the last batch
-            found, more = timed(approximate_lanes, lanes.take(index), keys[index], init, rounds, options)
-            found = jax.device_get(found)
-            parts.append(jax.tree_util.tree_map(lambda a, n=min(size, lanes.count - begin): a[:n], found))
-            seconds = seconds + more
-        found = jax.tree_util.tree_map(lambda *a: np.concatenate(a), *parts)
+        found, seconds = in_batches(approximate_lanes, lanes, keys, (init, rounds, options), progress)
         each = Seconds(seconds.compile / lanes.count, seconds.run / lanes.count)
         reports = [self.report(jax.tree_util.tree_map(lambda a, i=i: a[i], found), each) for i in range(lanes.count)]
         axes = lambda a: np.swapaxes(a, 0, 1)[None]

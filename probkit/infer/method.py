@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probkit.infer.batches import tracked
 from probkit.infer.target import Lanes, Target
 from probkit.report import Report, Seconds
 
@@ -63,7 +64,9 @@ class Method(abc.ABC):
             The outcome with the axis (lane,) after (chain, draw) in every array, its report one of the whole; and the
             report of each lane.
         """
-        found = [self.run(lanes.lane(i), keys[i], init) for i in tracked(range(lanes.count), progress, "lanes")]
+        found = [
+            self.run(lanes.lane(i), keys[i], init) for i in tracked(range(lanes.count), lanes.count, progress, "series")
+        ]
         stack = lambda parts, axis: {n: np.stack([p[n] for p in parts], axis) for n in parts[0]}
         reports = [one.report for one in found]
         seconds = sum((r.seconds for r in reports), Seconds())
@@ -89,13 +92,6 @@ def together(reports: list[Report], method: str, seconds: Seconds) -> Report:
         advice="Read .reports[lane] or .status() for the reasons." if failed else "",
         seconds=seconds,
     )
-
-
-def tracked(items: Any, progress: bool, name: str) -> Any:
-    """Items with a progress bar, where there is more than one."""
-    from tqdm.auto import tqdm
-
-    return tqdm(items, disable=not progress or len(items) < 2, desc=name, leave=False)
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from probkit.infer.batches import in_batches
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature, minimise, minimise_lanes, rounding
@@ -145,12 +146,12 @@ class _Point(Method):
         return Outcome(*_draws_of(evaluation, mode.value), report, errors)
 
     def _run_lanes(
-        self, lanes: Lanes, keys: Any, init: dict | None, prior: bool, rung: str
+        self, lanes: Lanes, keys: Any, init: dict | None, progress: bool, prior: bool, rung: str
     ) -> tuple[Outcome, list[Report]]:
         if not lanes.lane(0).sites():
             return super().run_lanes(lanes, keys, init)
-        found, seconds = timed(_lanes_program, lanes, keys, init, self._options(prior))
-        modes, agreeing, evaluations, errors = jax.device_get(found)
+        found, seconds = in_batches(_lanes_program, lanes, keys, (init, self._options(prior)), progress)
+        modes, agreeing, evaluations, errors = found
         each = Seconds(seconds.compile / len(agreeing), seconds.run / len(agreeing))
         reports = [
             self._report(jax.tree_util.tree_map(lambda a, i=i: a[i], modes), share, rung, each)
@@ -237,7 +238,7 @@ class MLE(_Point):
     ) -> tuple[Outcome, list[Report]]:
         """Maximise the likelihood of every lane."""
         self._check(lanes.lane(0))
-        return self._run_lanes(lanes, keys, init, prior=False, rung="mle")
+        return self._run_lanes(lanes, keys, init, progress, prior=False, rung="mle")
 
     def _check(self, target: Target) -> None:
         names = target.hierarchical()
@@ -265,4 +266,4 @@ class MAP(_Point):
         self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
     ) -> tuple[Outcome, list[Report]]:
         """Maximise the posterior density of every lane."""
-        return self._run_lanes(lanes, keys, init, prior=True, rung="map")
+        return self._run_lanes(lanes, keys, init, progress, prior=True, rung="map")
