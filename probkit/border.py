@@ -209,7 +209,8 @@ def data_notes(y: Any) -> tuple[str, ...]:
         notes.append("One observation: scales of default priors fall back to |y|; the data hardly move the prior.")
     elif np.all(seen == seen[0]):
         notes.append(
-            "The series is constant: scales of default priors fall back to |mean| (or 1); spread is rounding alone."
+            "The series is constant: scales of default priors fall back to |mean| (or 1), and the noise goes to its "
+            "least, half the digits of y."
         )
     return tuple(notes)
 
