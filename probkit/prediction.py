@@ -36,14 +36,15 @@ class Prediction:
     @property
     def mean(self) -> np.ndarray:
         """Predictive mean, (n,)."""
-        return self.means.mean((0, 1)) if self.stds is not None else self.draws.mean((0, 1))
+        # In double: thousands of float32 numbers far from 0 do not add up.
+        return (self.means if self.stds is not None else self.draws).mean((0, 1), dtype=float)
 
     @property
     def std(self) -> np.ndarray:
         """Predictive standard deviation, (n,): spread within draws plus spread between them."""
         if self.stds is None:
-            return self.draws.std((0, 1))
-        return np.sqrt((self.stds**2).mean((0, 1)) + self.means.var((0, 1)))
+            return self.draws.std((0, 1), dtype=float)
+        return np.sqrt(np.mean(np.square(self.stds, dtype=float), (0, 1)) + self.means.var((0, 1), dtype=float))
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
         """Predictive quantiles: (n,) for one probability, (len(q), n) for several.
