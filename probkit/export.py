@@ -60,7 +60,7 @@ def parameters(posterior: "Posterior") -> Any:
     import arviz_base
 
     dims, coords = _parameter_dims(posterior)
-    host = {name: _host(value, "posterior") for name, value in posterior.sites.items()}
+    host = {name: np.array(value, float) for name, value in posterior.sites.items()}  # float32 does not add up
     return arviz_base.from_dict({"posterior": host}, dims=dims, coords=coords)
 
 

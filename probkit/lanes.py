@@ -202,7 +202,7 @@ class LanePosterior:
 
         rows = {}
         for name, draws in self.sites.items():
-            flat = draws.reshape(-1, *draws.shape[2:])
+            flat = draws.reshape(-1, *draws.shape[2:]).astype(float)
             figures = np.stack([flat.mean(0), flat.std(0), *np.quantile(flat, [0.05, 0.5, 0.95], axis=0)])
             for at in np.ndindex(flat.shape[2:]):
                 label = f"{name}[{', '.join(str(i + 1) for i in at)}]" if at else name

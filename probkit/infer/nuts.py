@@ -196,7 +196,7 @@ class NUTS(Method):
         r_hat = {n: _each(array_stats.rhat, v) for n, v in values.items()}
         bulk = {n: _each(array_stats.ess, v) for n, v in values.items()}
         mcse = {n: _each(array_stats.mcse, v) for n, v in values.items()}
-        sd = {n: np.std(v, axis=(0, 1)) for n, v in values.items()}
+        sd = {n: np.std(v, axis=(0, 1), dtype=float) for n, v in values.items()}
         worst_r = max(float(np.max(v)) for v in r_hat.values()) if self.chains > 1 else float("nan")
         ess = min(float(np.min(v)) for v in bulk.values())
         energy = stats["energy"].astype(float)
