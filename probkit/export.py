@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probkit.model import Model, declared
+from probkit.model import Model
+from probkit.supports import declared
 
 if TYPE_CHECKING:
     from probkit.posterior import Posterior

@@ -15,9 +15,10 @@ from probkit.infer.auto import Auto
 from probkit.infer.method import Method, together
 from probkit.infer.target import Lanes, Target
 from probkit.lanes import LanePosterior
-from probkit.model import Model, check_supports, strong
+from probkit.model import Model, strong
 from probkit.posterior import Posterior
 from probkit.report import Report
+from probkit.supports import check_supports
 
 
 def fit(

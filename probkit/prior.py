@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from probkit import border
-from probkit.model import Model, check_supports, law_of, resolve, strong, with_defaults
+from probkit.model import Model, law_of, resolve, strong, with_defaults
 from probkit.prediction import Prediction
+from probkit.supports import check_supports
 
 
 @eqx.filter_jit

@@ -7,7 +7,9 @@ Nine tenths of the time of the tests is compilation, so LLVM is told not to opti
 and the same HLO passes, 40% less time. XLA_FLAGS in the environment overrides that, as CI does on one of its runs.
 """
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -28,6 +30,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips the tests marked `gpu` where there is none."""
     if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
         pytest.skip("needs an accelerator")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Lets compiled programs go before Linux's limit on memory maps (65,530), where XLA's compiler crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 # The three families of the main job, fitted to the Nile by the default method: one fit each for a whole session.

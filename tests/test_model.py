@@ -16,7 +16,8 @@ from toys import Holder, Line, posterior_of
 
 import probkit as pk
 from probkit.infer.target import Target
-from probkit.model import Param, check_supports, mask, strong, with_defaults
+from probkit.model import Param, mask, strong, with_defaults
+from probkit.supports import check_supports
 
 KEY = jax.random.key(0)
 Y = np.random.default_rng(0).normal(2.0, 1.0, 12)

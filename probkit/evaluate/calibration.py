@@ -14,7 +14,8 @@ from probkit import border
 from probkit.infer.auto import Auto
 from probkit.infer.method import Method, check_whole
 from probkit.infer.target import Lanes
-from probkit.model import Default, Model, bind, check_supports, is_place, law_of, resolve, strong
+from probkit.model import Default, Model, bind, is_place, law_of, resolve, strong
+from probkit.supports import check_supports
 
 #: Sets of uniform ranks that the test is measured against.
 SIMULATIONS = 10_000

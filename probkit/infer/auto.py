@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from probkit.infer.batches import tracked
-from probkit.infer.laplace import WORST_MCSE, Approximation, Laplace, least_ess
+from probkit.infer.importance import WORST_MCSE, least_ess
+from probkit.infer.laplace import Approximation, Laplace
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.nuts import NUTS
 from probkit.infer.target import Lanes, Target

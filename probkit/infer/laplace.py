@@ -9,25 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.scipy.special import gammaln, logsumexp
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from probkit.infer.batches import in_batches
+from probkit.infer.importance import (
+    DEGREES,
+    LEAST_POOL,
+    WORST_MCSE,
+    Proposal,
+    acceptable,
+    adapt,
+    least_ess,
+    resample,
+    sample,
+)
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.point import _explain, find_mode, find_modes
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature
-from probkit.math.psis import effective_sample_size, khat_threshold, pareto_smooth
+from probkit.math.psis import khat_threshold
 from probkit.report import Report, Seconds, timed
-
-#: Degrees of freedom of the proposal: tails heavy enough to cover a skewed posterior, light enough to stay efficient.
-DEGREES = 5
-#: The largest Monte Carlo error of a mean that is accepted, in posterior sds.
-WORST_MCSE = 0.05
-#: The fewest draws that are weighed, so that a certificate can be had however few are asked for.
-LEAST_POOL = 2000
-#: Once a proposal is adapted, this share of its draws is so many times as wide, for tails that its moments miss.
-WIDE_SHARE, WIDER = 0.25, 2.5
 
 
 class Approximation(NamedTuple):
@@ -51,133 +53,6 @@ class Approximation(NamedTuple):
     worst_mcse: Float[Array, ""]
     log_evidence: Float[Array, ""]
     rounds: Int[Array, ""]
-
-
-def standard_draws(key: PRNGKeyArray, shape: tuple[int, int], degrees: float, dtype: Any) -> tuple[Array, Array]:
-    """Draws of a standard multivariate Student-t (normal for infinite degrees) and their log densities."""
-    draws, dim = shape
-    normal, chi2 = jax.random.split(key)
-    z = jax.random.normal(normal, shape, dtype)
-    if math.isinf(degrees):
-        return z, -0.5 * jnp.sum(z**2, -1) - 0.5 * dim * math.log(2 * math.pi)
-    z = z / jnp.sqrt(_chi_square(chi2, degrees, draws, dtype)[:, None] / degrees)
-    return z, _student(z, degrees)
-
-
-def _student(z: Float[Array, "S D"], degrees: float) -> Float[Array, " S"]:
-    """Log density of a standard multivariate Student-t."""
-    dim = z.shape[-1]
-    constant = gammaln(0.5 * (degrees + dim)) - gammaln(0.5 * degrees) - 0.5 * dim * math.log(degrees * math.pi)
-    return constant - 0.5 * (degrees + dim) * jnp.log1p(jnp.sum(z**2, -1) / degrees)
-
-
-def _widened(z: Float[Array, "S D"], share: Float[Array, ""], degrees: float) -> tuple[Array, Array]:
-    """Student-t draws of which a share is made wider, and their log density under the mixture of the two."""
-    draws, dim = z.shape
-    z = jnp.where(jnp.arange(draws)[:, None] < share * draws, WIDER, 1.0) * z
-    wide = _student(z / WIDER, degrees) - dim * math.log(WIDER)
-    return z, jnp.logaddexp(jnp.log1p(-share) + _student(z, degrees), jnp.log(share) + wide)
-
-
-def _chi_square(key: PRNGKeyArray, degrees: float, draws: int, dtype: Any) -> Array:
-    """Chi-square of whole degrees: ``-2 log`` of a product of uniforms, and a squared normal where they are odd.
-
-    Four times as fast as the rejection sampler of `jax.random.chisquare` (Devroye 1986, section IX.3).
-    """
-    pairs, odd = divmod(int(degrees), 2)
-    k_uniform, k_normal = jax.random.split(key)
-    uniform = jax.random.uniform(k_uniform, (draws, pairs), dtype, jnp.finfo(dtype).tiny)
-    return odd * jax.random.normal(k_normal, (draws,), dtype) ** 2 - 2 * jnp.sum(jnp.log(uniform), axis=-1)
-
-
-def resample(key: PRNGKeyArray, log_weights: Float[Array, " S"], draws: int) -> Array:
-    """Indices by systematic resampling: counts are within 1 of ``draws`` times the weight.
-
-    Points are independent and stay in their order, so a point taken twice stands beside itself, and an ESS made from
-    autocorrelation sees the repeats.
-    """
-    cumulative = jnp.cumsum(jnp.exp(log_weights))
-    at = (jnp.arange(draws) + jax.random.uniform(key, dtype=log_weights.dtype)) / draws * cumulative[-1]
-    return jnp.clip(jnp.searchsorted(cumulative, at), 0, log_weights.size - 1)
-
-
-def weighted_error(weights: Float[Array, " S"], x: Float[Array, "S k"]) -> tuple[Array, Array]:
-    """Monte Carlo error of the weighted mean of each column, and the weighted sd."""
-    deviation = x - weights @ x
-    return jnp.sqrt(weights**2 @ deviation**2), jnp.sqrt(weights @ deviation**2)
-
-
-class _Round(NamedTuple):
-    """One round of importance sampling: draws, their weights, and how good they are."""
-
-    points: Float[Array, "S D"]
-    evaluation: Evaluation
-    lp: Float[Array, " S"]
-    log_weights: Float[Array, " S"]
-    raw: Float[Array, " S"]
-    k_hat: Float[Array, ""]
-    ess: Float[Array, ""]
-    mcse: Float[Array, " k"]
-    worst: Float[Array, ""]
-
-
-class _Proposal(NamedTuple):
-    """Where draws come from: ``centre + factor @ z`` with z standard Student-t; ``log_det`` of the factor.
-
-    A share of z, ``wide``, is ``WIDER`` times as wide (Hesterberg 1995, defensive mixtures).
-    """
-
-    centre: Float[Array, " D"]
-    factor: Float[Array, "D D"]
-    log_det: Float[Array, ""]
-    wide: Float[Array, ""]
-
-
-def _sample(target: Target, key: PRNGKeyArray, proposal: _Proposal, options: tuple) -> _Round:
-    """Draw from a proposal, evaluate, weigh and judge."""
-    draws, pool, _, _, degrees, weigh = options
-    z, log_q = standard_draws(key, (pool, proposal.centre.size), degrees, proposal.centre.dtype)
-    if not math.isinf(degrees):
-        z, log_q = _widened(z, proposal.wide, degrees)
-    points = proposal.centre + z @ proposal.factor.T
-    evaluation = target.map(target.evaluate, points)
-    lp = evaluation.log_prior + evaluation.log_jacobian + evaluation.log_likelihood
-    raw = jnp.where(jnp.isfinite(lp), lp, -jnp.inf) - log_q + proposal.log_det
-    smoothed, k_hat = pareto_smooth(raw)
-    weights = jnp.exp(smoothed) if weigh else jnp.full(pool, 1.0 / pool, lp.dtype)
-    table = jnp.concatenate([v.reshape(pool, -1) for v in jax.tree_util.tree_leaves(evaluation.values)], -1)
-    error, sd = weighted_error(weights, table)
-    # Resampling adds its own noise to the draws returned, but tells nothing of the proposal.
-    worst = jnp.max(error / jnp.where(sd > 0, sd, jnp.inf))
-    mcse = jnp.sqrt(error**2 + sd**2 / (4 * draws)) if weigh else error
-    return _Round(points, evaluation, lp, smoothed, raw, k_hat, effective_sample_size(smoothed), mcse, worst)
-
-
-def acceptable(k_hat: Any, ess: Any, worst_mcse: Any, draws: int, pool: int) -> Any:
-    """The certificate: k-hat under its threshold, enough effective draws, every mean within 0.05 sd."""
-    good = k_hat <= khat_threshold(pool)
-    return good & (ess >= least_ess(draws)) & (worst_mcse <= WORST_MCSE)
-
-
-def least_ess(draws: int) -> float:
-    """Effective draws wanted of ``draws``: 400, or half where fewer than 800 are made."""
-    return min(400.0, 0.5 * draws)
-
-
-def _adapt(proposal: _Proposal, found: _Round) -> _Proposal:
-    """The proposal with the weighted moments of the draws, leaning on the old one while draws are few."""
-    weights = jnp.exp(found.log_weights)
-    centre = weights @ found.points
-    deviation = found.points - centre
-    dim = centre.size
-    trust = found.ess / (found.ess + 2.0 * dim)
-    moment = (weights[:, None] * deviation).T @ deviation
-    c = curvature(trust * moment + (1 - trust) * proposal.factor @ proposal.factor.T)
-    values = jnp.maximum(c.values, 100 * jnp.finfo(centre.dtype).eps)
-    factor = c.scale[:, None] * ((c.vectors * jnp.sqrt(values)) @ c.vectors.T)
-    return _Proposal(
-        centre, factor, jnp.sum(jnp.log(c.scale)) + 0.5 * jnp.sum(jnp.log(values)), jnp.array(WIDE_SHARE, centre.dtype)
-    )
 
 
 @eqx.filter_jit
@@ -207,7 +82,7 @@ def _at_mode(
     """Draws around a mode.
 
     Where they fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
-    times; the best round is kept.
+    times; the first round that passes is kept, or else the one with the most effective draws.
     """
     draws, pool, _, _, _, weigh = options
     k_draw, k_pick = jax.random.split(key)
@@ -217,19 +92,18 @@ def _at_mode(
     size = jnp.maximum(jnp.abs(c.values), eps)
     # The symmetric root: eigenvectors alone have free signs, and draws would depend on rounding.
     factor = (c.vectors / jnp.sqrt(size)) @ c.vectors.T / c.scale[:, None]
-    laplace = _Proposal(
-        mode.x, factor, -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size)), jnp.zeros((), mode.x.dtype)
-    )
+    log_det = -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size))
+    laplace = Proposal(mode.x, factor, log_det, jnp.array(False))
 
     def one_round(carry: tuple) -> tuple:
         i, _, proposal, best = carry
-        found = _sample(target, jax.random.fold_in(k_draw, i), proposal, options)
+        found = sample(target, jax.random.fold_in(k_draw, i), proposal, options)
         done = acceptable(found.k_hat, found.ess, found.worst, draws, pool)
         better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0) | done
         best = jax.tree_util.tree_map(lambda a, b: jnp.where(better, a, b), found, best)
-        return i + 1, done, _adapt(proposal, found), best
+        return i + 1, done, adapt(proposal, found), best
 
-    shapes = jax.eval_shape(lambda: _sample(target, k_draw, laplace, options))
+    shapes = jax.eval_shape(lambda: sample(target, k_draw, laplace, options))
     nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     carry = (jnp.array(0), jnp.array(False), laplace, nothing)
     used, _, proposal, best = jax.lax.while_loop(lambda c: (c[0] < rounds) & ~c[1], one_round, carry)

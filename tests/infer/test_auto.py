@@ -18,7 +18,7 @@ from toys import Holder
 
 import probkit as pk
 from probkit.infer.auto import LARGER, ROUNDS, sound
-from probkit.infer.laplace import LEAST_POOL, WORST_MCSE
+from probkit.infer.importance import LEAST_POOL, WORST_MCSE
 
 KEY = jax.random.key(0)
 

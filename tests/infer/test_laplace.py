@@ -11,10 +11,20 @@ import numpyro.distributions as dist
 import pytest
 from helpers import count_compilations, tol
 from numpy.testing import assert_allclose
+from scipy import stats
 from scipy.stats import multivariate_normal, multivariate_t
 
 import probkit as pk
-from probkit.infer.laplace import LEAST_POOL, acceptable, least_ess, resample, standard_draws, weighted_error
+from probkit.infer.importance import (
+    LEAST_POOL,
+    _chi_square,
+    _widened,
+    acceptable,
+    least_ess,
+    resample,
+    standard_draws,
+    weighted_error,
+)
 
 S = 4000
 
@@ -246,3 +256,24 @@ def test_a_pool_is_used():
     wanted = np.sqrt(np.diag(covariance) * (1 / 800 + 1 / report.ess))
     assert_allclose(report.mcse["theta"], wanted, rtol=0.1)
     assert_allclose(draws.mean((0, 1)), mean, atol=4 * wanted.max())
+
+
+# -- proposals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degrees", [4, 5])
+def test_chi_square_against_its_moments_and_quantiles(degrees):
+    draws = np.asarray(_chi_square(jax.random.key(5), degrees, 40_000, jnp.result_type(float)), float)
+    assert stats.kstest(draws, stats.chi2(degrees).cdf).pvalue > 1e-3
+
+
+def test_the_density_of_widened_draws_is_that_of_the_mixture():
+    z, _ = standard_draws(jax.random.key(6), (8, 3), 5, jnp.result_type(float))
+    wider, log_q = _widened(z, jnp.array(True), 5)
+    assert_allclose(wider, np.where(np.arange(8)[:, None] % 4 == 0, 2.5, 1.0) * z, rtol=1e-6)
+    narrow = stats.multivariate_t(np.zeros(3), np.eye(3), df=5).pdf(wider)
+    wide = stats.multivariate_t(np.zeros(3), 2.5**2 * np.eye(3), df=5).pdf(wider)
+    assert_allclose(np.exp(log_q), 0.75 * narrow + 0.25 * wide, rtol=1e-5)
+    same, log_q = _widened(z, jnp.array(False), 5)
+    assert_allclose(same, z)
+    assert_allclose(log_q, stats.multivariate_t(np.zeros(3), np.eye(3), df=5).logpdf(z), rtol=1e-5)
