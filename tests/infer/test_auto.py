@@ -18,7 +18,7 @@ from toys import Holder
 
 import probkit as pk
 from probkit.infer.auto import LARGER, ROUNDS, sound
-from probkit.infer.importance import LEAST_POOL, WORST_MCSE
+from probkit.infer.importance import LEAST_POOL, WORST_MCSE, least_ess
 
 KEY = jax.random.key(0)
 
@@ -71,7 +71,7 @@ def test_more_draws_are_weighed_before_climbing():
     assert report.converged and report.rung == "importance" and report.method == repr(method)
     assert f"effective draws of {LARGER * LEAST_POOL}" in report.reason
     assert report.notes == ()
-    assert report.ess > 2 * alone.ess
+    assert report.ess >= least_ess(1000) > alone.ess and report.worst_mcse <= WORST_MCSE < alone.worst_mcse
     x = posterior.sites["x"]
     assert x.shape == (1, 1000, 12)
     assert_allclose(x.mean((0, 1)), 1.0, atol=0.15)
