@@ -213,6 +213,26 @@ def test_lanes_are_compared_one_by_one(fitted):
         pk.compare({"a": fitted, "b": fitted})
 
 
+@pytest.mark.slow
+def test_a_thousand_lanes_are_their_single_fits():
+    """Issue: 1,000 series of length 120, 500 draws each, in one program; every twentieth is fitted alone as well."""
+    rng = np.random.default_rng(8)
+    walk = np.cumsum(rng.normal(size=(120, 1000)), axis=0)
+    y = walk + rng.uniform(0.1, 5.0, 1000) * rng.normal(size=(120, 1000))
+    method = pk.Auto(draws=500)
+    found = pk.fit(pk.LocalLevel(), y, key=KEY, method=method, progress=False)
+    assert found.report.converged and found.sites["obs_scale"].shape == (1, 500, 1000)
+    gaps = []
+    for i in range(0, 1000, 20):
+        alone = pk.fit(pk.LocalLevel(), y[:, i], key=jax.random.key(i), method=method, progress=False)
+        ess = min(500.0, found.reports[i].ess, alone.report.ess)
+        for name, draws in found.sites.items():
+            one, other = np.log(draws[:, :, i]), np.log(alone.sites[name])
+            gaps.append((one.mean() - other.mean()) / (other.std() * np.sqrt(2 / ess)))
+    # Standard normal, but for the few hundredths that resampling adds.
+    assert np.abs(gaps).max() < 5 and 0.7 < np.std(gaps) < 1.4
+
+
 # -- the batched descent ----------------------------------------------------------------------------------------------
 
 
