@@ -140,6 +140,20 @@ def test_other_methods(method):
             found.loo()
 
 
+def test_lanes_together_find_what_lanes_in_turn_find(fitted, monkeypatch):
+    """Elsewhere than on a CPU all lanes step at once; the same code runs here, told that this is elsewhere."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = pk.fit(
+        pk.LocalLevel(), Y[:, 1:5], key=KEY, method=pk.Laplace(draws=500, starts=2, rounds=5), progress=False
+    )
+    for report, other in zip(found.reports, fitted.reports[1:5], strict=True):
+        assert report.converged
+        assert_allclose(report.log_density, other.log_density, atol=tol(1e-6, 1e-2))
+    # The middle of lanes is the same within Monte Carlo error: some 400 draws count in each.
+    one, other = np.log(found.sites["obs_scale"]), np.log(fitted.sites["obs_scale"][:, :, 1:5])
+    assert_allclose(one.mean((0, 1)), other.mean((0, 1)), atol=5 * other.std((0, 1)).max() * np.sqrt(2 / 400))
+
+
 def test_lists_of_series_and_their_names():
     index = pd.date_range("2020-01-31", periods=TIME, freq="ME", name="month")
     listed = [pd.Series(Y[:, i], index, name=name) for i, name in enumerate("ab")]
