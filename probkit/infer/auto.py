@@ -15,8 +15,6 @@ from probkit.infer.target import Lanes, Target
 from probkit.math.psis import khat_threshold
 from probkit.report import Report
 
-#: Rounds of adaptive importance sampling before NUTS.
-ROUNDS = 5
 #: How many times as many draws are weighed where weights are sound and only too few draws count.
 LARGER = 8
 #: Chains of NUTS, and the fewest draws of each.
@@ -48,7 +46,7 @@ class Auto(Method):
         """Climb until an answer is certified."""
         if not target.sites():
             return nothing_unknown(target, repr(self))
-        first = Laplace(draws=self.draws, starts=self.starts, rounds=ROUNDS)
+        first = Laplace(draws=self.draws, starts=self.starts)
         k_laplace, k_nuts = jax.random.split(key)
         found, seconds = first.approximate(target, k_laplace, init)
         outcome = first.outcome(found, seconds)
@@ -74,7 +72,7 @@ class Auto(Method):
         self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
     ) -> tuple[Outcome, list[Report]]:
         """Answer all lanes by importance resampling in one program; those it refuses climb one by one."""
-        first = Laplace(draws=self.draws, starts=self.starts, rounds=ROUNDS)
+        first = Laplace(draws=self.draws, starts=self.starts)
         outcome, reports = first.run_lanes(lanes, keys, init, progress)
         reports = [dataclasses.replace(r, method=repr(self)) for r in reports]
         seconds = outcome.report.seconds

@@ -141,8 +141,8 @@ class Laplace(Method):
         draws: number of draws returned.
         starts: number of starts for the mode, run at once.
         importance: False gives the plain Gaussian approximation, without weights; k-hat still tells how good it is.
-        rounds: how often to draw: where the draws fail their certificate, the proposal takes their weighted moments and
-            draws again (adaptive importance sampling, Cappé et al. 2008).
+        rounds: how often to draw at most: where the draws fail their certificate, the proposal takes their weighted
+            moments and draws again (adaptive importance sampling, Cappé et al. 2008).
         max_steps: the most evaluations of one start.
         pool: number of draws weighed, from which ``draws`` are resampled; by default ``draws``, and 2,000 at least.
     """
@@ -150,7 +150,7 @@ class Laplace(Method):
     draws: int = 4000
     starts: int = 8
     importance: bool = True
-    rounds: int = 1
+    rounds: int = 5
     max_steps: int = 100
     pool: int | None = None
 

@@ -150,7 +150,7 @@ class NUTS(Method):
         k_fit, k_run = jax.random.split(key)
         if not self.start_at_laplace:
             return self.run_from(target, k_run, init, None, Seconds(), progress)
-        found, seconds = Laplace().approximate(target, k_fit, init)
+        found, seconds = Laplace(rounds=1).approximate(target, k_fit, init)
         return self.run_from(target, k_run, init, found, seconds, progress)
 
     def run_from(

@@ -17,7 +17,7 @@ from scipy import stats
 from toys import Holder
 
 import probkit as pk
-from probkit.infer.auto import LARGER, ROUNDS, sound
+from probkit.infer.auto import LARGER, sound
 from probkit.infer.importance import LEAST_POOL, WORST_MCSE, least_ess
 
 KEY = jax.random.key(0)
@@ -64,7 +64,7 @@ def skewed_a_little():
 
 def test_more_draws_are_weighed_before_climbing():
     method = pk.Auto(draws=1000)
-    alone = pk.fit(skewed_a_little, key=KEY, method=pk.Laplace(draws=1000, rounds=ROUNDS), progress=False).report
+    alone = pk.fit(skewed_a_little, key=KEY, method=pk.Laplace(draws=1000), progress=False).report
     assert not alone.converged and alone.k_hat <= alone.k_threshold
     posterior = pk.fit(skewed_a_little, key=KEY, method=method, progress=False)
     report = posterior.report
