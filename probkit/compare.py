@@ -1,5 +1,6 @@
 """One table over families: models compared by cross-validation on the same data, or a refusal that says why."""
 
+import inspect
 import warnings
 from typing import Any
 
@@ -65,18 +66,30 @@ def _compare_kfold(results: dict[str, Any], refit: bool, weights: str) -> Any:
 
 
 def _table(found: dict[str, Any], weights: str) -> Any:
-    """ArviZ's table of ``ELPDData``, without its warning."""
+    """Rank, elpd, differences and ArviZ's weights; built here, as ArviZ 0.8 and 1 differ in signs and rounding."""
     import arviz_stats
+    import pandas as pd
 
+    exact = {"round_to": "none"} if "round_to" in inspect.signature(arviz_stats.compare).parameters else {}
     with warnings.catch_warnings():
         # ArviZ sorts in place, which pandas 3.1 gives notice of.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return arviz_stats.compare(found, method=weights).drop(columns="warning")
+        weight = arviz_stats.compare(found, method=weights, **exact)["weight"]
+    names = sorted(found, key=lambda name: -found[name].elpd)
+    best = found[names[0]]
+    rows = {}
+    for rank, name in enumerate(names):
+        one = found[name]
+        less = best.elpd_i.values - one.elpd_i.values
+        dse = float(np.sqrt(less.size * np.var(less)))
+        rows[name] = (rank, one.elpd, one.p, best.elpd - one.elpd, float(weight[name]), one.se, dse)
+    columns = ["rank", "elpd", "p", "elpd_diff", "weight", "se", "dse"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def _is_kfold(one: Any) -> bool:
     """Whether this is K-fold's ``ELPDData``, told without an import of ArviZ."""
-    return getattr(one, "kind", None) == "loo_kfold"
+    return getattr(getattr(one, "elpd_i", None), "name", None) == "elpd_kfold"
 
 
 def _check(posteriors: dict[str, Any]) -> None:
@@ -122,8 +135,9 @@ def _check_kfold(results: dict[str, Any]) -> None:
                 f"{name!r} and {first_name!r} score different data, or other entries of it; compare needs the same y."
             )
         if not _same_partition(np.asarray(one["fold"]), np.asarray(other["fold"])):
+            counts = f"{one.attrs['n_folds']} and {other.attrs['n_folds']}"
             raise ValueError(
-                f"{name!r} and {first_name!r} have different folds ({result.n_folds} and {first.n_folds}); pass the "
+                f"{name!r} and {first_name!r} have different folds ({counts}); pass the "
                 "same key and number of folds to kfold, or the same labels."
             )
 

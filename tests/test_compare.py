@@ -158,7 +158,7 @@ def test_kfold_does_not_mix_with_leave_one_out():
     for pair in ({"one": fold_of(), "two": line()}, {"two": line(), "one": fold_of()}):
         with pytest.raises(TypeError, match="'two' is a posterior among results of kfold: terms of leave-one-out and"):
             pk.compare(pair)
-    with pytest.raises(TypeError, match="'two' is ELPDData among results of kfold"):
+    with pytest.raises(TypeError, match=r"'two' is ELPDData\w* among results of kfold"):
         pk.compare({"one": fold_of(), "two": line().loo()})
 
 

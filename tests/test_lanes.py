@@ -143,9 +143,7 @@ def test_other_methods(method):
 def test_lanes_together_find_what_lanes_in_turn_find(fitted, monkeypatch):
     """Elsewhere than on a CPU all lanes step at once; the same code runs here, told that this is elsewhere."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = pk.fit(
-        pk.LocalLevel(), Y[:, 1:5], key=KEY, method=pk.Laplace(draws=500, starts=2), progress=False
-    )
+    found = pk.fit(pk.LocalLevel(), Y[:, 1:5], key=KEY, method=pk.Laplace(draws=500, starts=2), progress=False)
     for report, other in zip(found.reports, fitted.reports[1:5], strict=True):
         assert report.converged
         assert_allclose(report.log_density, other.log_density, atol=tol(1e-6, 1e-2))

@@ -48,10 +48,10 @@ def kfold(posterior: Posterior, folds: Any = 10, *, key: Any = None, progress: b
         progress: whether to show a progress bar where the refits take more than a few seconds.
 
     Returns:
-        ``ELPDData`` of kind ``"loo_kfold"``, for :func:`probkit.compare` or ArviZ's: ``elpd``, ``se``, ``n_folds``, and
-        ``elpd_i`` over the entries that were scored, with coordinates ``fold``, ``y`` and ``mcse`` (Monte Carlo error
-        of the term), and attributes ``reports`` (one a fold), ``converged``, ``rung`` and ``mcse`` (of the sum; 0 for
-        point estimates). ``warning`` is True if a refit did not converge, an ``mcse`` is above 0.1 nats, or an observed
+        ``ELPDData``, for :func:`probkit.compare` or ArviZ's: ``elpd``, ``se``, and ``elpd_i`` over the entries that
+        were scored, with coordinates ``fold``, ``y`` and ``mcse`` (Monte Carlo error of the term), and attributes
+        ``n_folds``, ``reports`` (one a fold), ``converged``, ``rung`` and ``mcse`` (of the sum; 0 for point estimates).
+        ``warning`` is True if a refit did not converge, an ``mcse`` is above 0.1 nats, or an observed
         entry was not scored: nothing outside its fold predicts it, or its density is not a number. ``p`` is NaN: with
         latent states, or folds of several entries, it would not count parameters.
 
@@ -192,12 +192,13 @@ def _result(posterior: Posterior, labels: np.ndarray, found: list[_Fold]) -> Any
         attrs={
             "reports": reports,
             "converged": converged,
+            "n_folds": len(found),
             "rung": ", ".join(dict.fromkeys(report.rung for report in reports)),
             "mcse": float(np.sqrt(np.sum(np.square([fold.total_mcse for fold in found])))),
         },
     )
     n = elpd_i.size
-    return ELPDData(
+    figures: dict[str, Any] = dict(
         kind="loo_kfold",
         elpd=float(elpd_i.sum()),
         se=float(np.sqrt(n * np.var(elpd_i.values))),
@@ -210,3 +211,6 @@ def _result(posterior: Posterior, labels: np.ndarray, found: list[_Fold]) -> Any
         elpd_i=elpd_i,
         n_folds=len(found),
     )
+    # ArviZ 0.8 knows the kind and the number of folds, ArviZ 1 does not; the name of elpd_i tells either way.
+    known = {field.name for field in dataclasses.fields(ELPDData)}
+    return ELPDData(**{name: value for name, value in figures.items() if name in known})

@@ -101,7 +101,7 @@ def test_fixed_parameters_by_brute_force(family, folds, gap):
     fold = np.full(N, -1)
     fold[place] = found.elpd_i["fold"]
     assert_allclose(found.elpd_i, by_hand(y, fold, covariance, mean), rtol=tol(1e-8, 1e-3), atol=tol(1e-8, 1e-3))
-    assert found.n_data_points == found.elpd_i.size and found.n_folds == np.unique(fold[place]).size
+    assert found.n_data_points == found.elpd_i.size and found.elpd_i.attrs["n_folds"] == np.unique(fold[place]).size
     assert_allclose(found.elpd, found.elpd_i.values.sum())
     assert_allclose(found.se, np.sqrt(found.elpd_i.size * np.var(found.elpd_i.values)))
     assert_allclose(found.elpd_i["y"], y[place], rtol=1e-6)
@@ -276,8 +276,8 @@ def test_arviz_takes_the_results():
     table = arviz_stats.compare(found)
     for name, result in found.items():
         assert isinstance(result, arviz_stats.ELPDData)
-        assert "Computed from 4-fold cross validation" in str(result)
-        assert_allclose(table["elpd"][name], result.elpd)
+        assert f"{result.elpd:.2f}" in str(result)
+        assert_allclose(table["elpd"][name], result.elpd, rtol=0.05)  # ArviZ 1 rounds to what the error lets stand
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_models_of_the_same_data_share_folds():
 def test_labels_of_any_kind(make):
     labels = make((100 * (np.arange(N) // 8) - 100).tolist())
     found = pk.kfold(pk.fit(local_level()[0], series(), key=KEY), labels, key=KEY)
-    assert found.n_folds == 3 and set(found.elpd_i["fold"].values.tolist()) == {-100, 0, 100}
+    assert found.elpd_i.attrs["n_folds"] == 3 and set(found.elpd_i["fold"].values.tolist()) == {-100, 0, 100}
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
