@@ -40,6 +40,7 @@ def few_memory_maps():
     if maps.exists() and len(maps.read_bytes().splitlines()) > 25_000:
         jax.clear_caches()
         gc.collect()
+        jax.random.key(0)  # so that a key made inside a count of compilations counts nothing, here as elsewhere
 
 
 # The three families of the main job, fitted to the Nile by the default method: one fit each for a whole session.

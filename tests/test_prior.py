@@ -59,13 +59,9 @@ def test_inputs_give_the_length():
 def test_the_key_decides():
     first, again = (pk.prior_predictive(LINE, length=3, draws=5, key=KEY).draws for _ in range(2))
     assert_array_equal(first, again)
+    model, key = Line(intercept=dist.Normal(3, 2), slope=dist.Normal(0, 1), obs_scale=1), jax.random.key(1)
     with count_compilations() as compiled:
-        other = pk.prior_predictive(
-            Line(intercept=dist.Normal(3, 2), slope=dist.Normal(0, 1), obs_scale=1),
-            length=3,
-            draws=5,
-            key=jax.random.key(1),
-        )
+        other = pk.prior_predictive(model, length=3, draws=5, key=key)
     assert compiled.count == 0
     assert np.all(other.draws != first)
 
