@@ -200,8 +200,9 @@ class NUTS(Method):
         worst_r = max(float(np.max(v)) for v in r_hat.values()) if self.chains > 1 else float("nan")
         ess = min(float(np.min(v)) for v in bulk.values())
         energy = stats["energy"].astype(float)
-        spread = np.maximum(np.var(energy, axis=1), np.finfo(float).tiny)
-        moves = np.sum(np.diff(energy, axis=1) ** 2, axis=1) / max(self.draws - 1, 1)
+        with np.errstate(invalid="ignore"):  # a chain that never left an infinite energy is told below
+            spread = np.maximum(np.var(energy, axis=1), np.finfo(float).tiny)
+            moves = np.sum(np.diff(energy, axis=1) ** 2, axis=1) / max(self.draws - 1, 1)
         bfmi = float(np.min(moves / spread))
         diverging = int(np.sum(stats["diverging"]))
         failed = []
