@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import gammaln, logsumexp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from probkit.infer.target import Evaluation, Target
 from probkit.math.optimise import curvature
@@ -90,6 +91,8 @@ class Round(NamedTuple):
     ess: Float[Array, ""]
     mcse: Float[Array, " k"]
     worst: Float[Array, ""]
+    shift: Float[Array, " k"]
+    ratio: Float[Array, " k"]
 
 
 class Proposal(NamedTuple):
@@ -121,7 +124,81 @@ def sample(target: Target, key: PRNGKeyArray, proposal: Proposal, options: tuple
     # Resampling adds its own noise to the draws returned, but tells nothing of the proposal.
     worst = jnp.max(error / jnp.where(sd > 0, sd, jnp.inf))
     mcse = jnp.sqrt(error**2 + sd**2 / (4 * draws)) if weigh else error
-    return Round(points, evaluation, lp, smoothed, raw, k_hat, effective_sample_size(smoothed), mcse, worst)
+    ess = effective_sample_size(smoothed)
+    return Round(points, evaluation, lp, smoothed, raw, k_hat, ess, mcse, worst, *moved(jnp.exp(smoothed), table))
+
+
+def moved(weights: Float[Array, " S"], x: Float[Array, "S k"]) -> tuple[Array, Array]:
+    """How far weighing moves the moments of each column: its mean, in weighted sds, and the sd, as plain / weighted."""
+    mean, plain = weights @ x, jnp.mean(x, axis=0)
+    sd, spread = jnp.sqrt(weights @ (x - mean) ** 2), jnp.std(x, axis=0)
+    safe = jnp.where(sd > 0, sd, 1.0)
+    return jnp.where(sd > 0, (plain - mean) / safe, 0.0), jnp.where(sd > 0, spread / safe, 1.0)
+
+
+class Drawn(NamedTuple):
+    """Draws of the posterior by importance resampling, and the certificate of the round that gave them.
+
+    ``proposal`` is the one adapted last. ``points``, ``evaluation`` and ``lp`` have the axis (draw,) in front;
+    ``shift`` and ``ratio`` compare the moments of the proposal's plain draws with the weighted ones, see
+    :func:`moved`.
+    """
+
+    proposal: Proposal
+    points: Float[Array, "draw D"]
+    evaluation: Evaluation
+    lp: Float[Array, " draw"]
+    k_hat: Float[Array, ""]
+    ess: Float[Array, ""]
+    mcse: dict[str, Array]
+    worst_mcse: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    rounds: Int[Array, ""]
+    raw: Float[Array, " pool"]
+    shift: Float[Array, " k"]
+    ratio: Float[Array, " k"]
+
+
+def draw(target: Target, key: PRNGKeyArray, proposal: Proposal, rounds: Array, options: tuple) -> Drawn:
+    """Draw from a proposal, weigh and resample.
+
+    Where the draws fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
+    times; the first round that passes is kept, or else the one with the most effective draws.
+    """
+    draws, pool, _, _, _, weigh = options
+    k_draw, k_pick = jax.random.split(key)
+
+    def one_round(carry: tuple) -> tuple:
+        i, _, proposal, best = carry
+        found = sample(target, jax.random.fold_in(k_draw, i), proposal, options)
+        done = acceptable(found.k_hat, found.ess, found.worst, draws, pool)
+        better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0) | done
+        best = jax.tree_util.tree_map(lambda a, b: jnp.where(better, a, b), found, best)
+        return i + 1, done, adapt(proposal, found), best
+
+    shapes = jax.eval_shape(lambda: sample(target, k_draw, proposal, options))
+    nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    carry = (jnp.array(0), jnp.array(False), proposal, nothing)
+    used, _, adapted, best = jax.lax.while_loop(lambda c: (c[0] < rounds) & ~c[1], one_round, carry)
+
+    picked = resample(k_pick, best.log_weights, draws) if weigh else jnp.arange(draws)
+    evaluation, points, lp = jax.tree_util.tree_map(lambda a: a[picked], (best.evaluation, best.points, best.lp))
+    _, unravel = ravel_pytree({n: v[0] for n, v in best.evaluation.values.items()})
+    return Drawn(
+        proposal=jax.tree_util.tree_map(lambda a, b: jnp.where(used > 1, a, b), adapted, proposal),
+        points=points,
+        evaluation=evaluation,
+        lp=lp,
+        k_hat=best.k_hat,
+        ess=best.ess,
+        mcse=unravel(best.mcse),
+        worst_mcse=best.worst,
+        log_evidence=logsumexp(best.raw) - math.log(pool),
+        rounds=used,
+        raw=best.raw,
+        shift=best.shift,
+        ratio=best.ratio,
+    )
 
 
 def acceptable(k_hat: Any, ess: Any, worst_mcse: Any, draws: int, pool: int) -> Any:

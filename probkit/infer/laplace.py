@@ -8,22 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from probkit.infer.batches import in_batches
-from probkit.infer.importance import (
-    DEGREES,
-    LEAST_POOL,
-    WORST_MCSE,
-    Proposal,
-    acceptable,
-    adapt,
-    least_ess,
-    resample,
-    sample,
-)
+from probkit.infer.importance import DEGREES, LEAST_POOL, WORST_MCSE, Proposal, draw, least_ess
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.point import _explain, find_mode, find_modes
 from probkit.infer.target import Evaluation, Lanes, Target
@@ -79,13 +67,7 @@ def approximate_lanes(lanes: Lanes, keys: Array, init: dict | None, rounds: Arra
 def _at_mode(
     target: Target, key: PRNGKeyArray, mode: Minimum, agreeing: Array, rounds: Array, options: tuple
 ) -> Approximation:
-    """Draws around a mode.
-
-    Where they fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
-    times; the first round that passes is kept, or else the one with the most effective draws.
-    """
-    draws, pool, _, _, _, weigh = options
-    k_draw, k_pick = jax.random.split(key)
+    """Draws around a mode, by importance resampling."""
     c = curvature(mode.hessian)
     eps = 100 * jnp.finfo(mode.x.dtype).eps
     usable = jnp.isfinite(mode.value) & jnp.all(c.values > eps)
@@ -93,39 +75,22 @@ def _at_mode(
     # The symmetric root: eigenvectors alone have free signs, and draws would depend on rounding.
     factor = (c.vectors / jnp.sqrt(size)) @ c.vectors.T / c.scale[:, None]
     log_det = -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size))
-    laplace = Proposal(mode.x, factor, log_det, jnp.array(False))
-
-    def one_round(carry: tuple) -> tuple:
-        i, _, proposal, best = carry
-        found = sample(target, jax.random.fold_in(k_draw, i), proposal, options)
-        done = acceptable(found.k_hat, found.ess, found.worst, draws, pool)
-        better = (found.ess > best.ess) & jnp.isfinite(found.worst) | (i == 0) | done
-        best = jax.tree_util.tree_map(lambda a, b: jnp.where(better, a, b), found, best)
-        return i + 1, done, adapt(proposal, found), best
-
-    shapes = jax.eval_shape(lambda: sample(target, k_draw, laplace, options))
-    nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    carry = (jnp.array(0), jnp.array(False), laplace, nothing)
-    used, _, proposal, best = jax.lax.while_loop(lambda c: (c[0] < rounds) & ~c[1], one_round, carry)
-
-    picked = resample(k_pick, best.log_weights, draws) if weigh else jnp.arange(draws)
-    evaluation, points, lp = jax.tree_util.tree_map(lambda a: a[picked], (best.evaluation, best.points, best.lp))
-    _, unravel = ravel_pytree({n: v[0] for n, v in best.evaluation.values.items()})
+    found = draw(target, key, Proposal(mode.x, factor, log_det, jnp.array(False)), rounds, options)
     return Approximation(
         mode=mode,
         agreeing=agreeing,
         usable=usable,
-        factor=jnp.where(used > 1, proposal.factor, factor),
-        centre=jnp.where(used > 1, proposal.centre, mode.x),
-        draws=points,
-        evaluation=evaluation,
-        lp=lp,
-        k_hat=best.k_hat,
-        ess=best.ess,
-        mcse=unravel(best.mcse),
-        worst_mcse=best.worst,
-        log_evidence=logsumexp(best.raw) - math.log(pool),
-        rounds=used,
+        factor=found.proposal.factor,
+        centre=found.proposal.centre,
+        draws=found.points,
+        evaluation=found.evaluation,
+        lp=found.lp,
+        k_hat=found.k_hat,
+        ess=found.ess,
+        mcse=found.mcse,
+        worst_mcse=found.worst_mcse,
+        log_evidence=found.log_evidence,
+        rounds=found.rounds,
     )
 
 

@@ -19,6 +19,8 @@ from probkit.report import Report, Seconds, timed
 
 #: Iterations in one call of the compiled program; between calls the progress bar moves.
 CHUNK = 100
+#: Prior draws a chain that starts without a Laplace fit chooses from.
+TRIED = 10
 
 
 def guarded(potential: Callable) -> Callable:
@@ -58,15 +60,21 @@ def _kernel(target: Target, centre: Array, factor: Array, options: tuple) -> tup
 
 @eqx.filter_jit
 def _prior_starts(target: Target, key: Array, init: dict | None, chains: int) -> tuple[Array, Array, Array]:
-    """Starts without a Laplace fit: prior draws of finite density, or around ``init``; with a unit mass matrix."""
+    """Starts without a Laplace fit: of ten prior draws a chain (or points around ``init``), the one of most density.
+
+    Any prior draw would do for a tame density. Where most of them stand on a cliff (an explosive ARMA), a chain never
+    comes down: its gradient overflows before the density does.
+    """
     target = target.resolved()
     k_points, k_around = jax.random.split(key)
-    points = start_points(target, k_points, 10 * chains, init)
+    points = start_points(target, k_points, TRIED * chains, init)
     if init is not None:
-        points = points + 0.1 * jax.random.normal(k_around, (10 * chains, points.shape[1]), points.dtype)
-    finite = jnp.isfinite(jax.lax.map(target.log_density, points))
-    first = jnp.argsort(~finite, stable=True)[:chains]
-    return points[first], jnp.zeros_like(points[0]), jnp.eye(points.shape[1], dtype=points.dtype)
+        points = points + 0.1 * jax.random.normal(k_around, (TRIED * chains, points.shape[1]), points.dtype)
+    value, gradient = jax.lax.map(jax.value_and_grad(target.log_density), points)
+    value = jnp.where(jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient), axis=-1), value, -jnp.inf)
+    best = jnp.argmax(value.reshape(TRIED, chains), axis=0)
+    points = points.reshape(TRIED, chains, -1)[best, jnp.arange(chains)]
+    return points, jnp.zeros_like(points[0]), jnp.eye(points.shape[1], dtype=points.dtype)
 
 
 @eqx.filter_jit

@@ -101,7 +101,18 @@ def minimise(fun: Callable, x0: Float[Array, " D"], max_steps: int = 100) -> Min
         return Minimum(x0, fun(x0), x0, jnp.zeros((0, 0), dtype), zero, jnp.array(True), jnp.array(0))
     if dim > NEWTON_MAX_DIM:
         return _minimise_lbfgs(fun, x0, max_steps)
-    return jax.lax.while_loop(lambda c: _unfinished(c, max_steps), lambda c: _step(fun, c), _begin(x0)).best
+    return descend(lambda x: value_gradient_hessian(fun, x), x0, max_steps)
+
+
+def descend(derivatives: Callable, x0: Float[Array, " D"], max_steps: int = 100) -> Minimum:
+    """As :func:`minimise`, for a function that brings its own derivatives.
+
+    Args:
+        derivatives: x -> (value, gradient, Hessian).
+        x0: the start.
+        max_steps: the most evaluations.
+    """
+    return jax.lax.while_loop(lambda c: _unfinished(c, max_steps), lambda c: _step(derivatives, c), _begin(x0)).best
 
 
 def minimise_lanes(fun: Callable, lanes: Any, x0: Float[Array, "lane D"], max_steps: int = 100) -> Minimum:
@@ -130,7 +141,9 @@ def minimise_lanes(fun: Callable, lanes: Any, x0: Float[Array, "lane D"], max_st
         """Steps of all lanes until no more than ``leave`` are unfinished; one that is done stays as it is."""
 
         def advance(state: _Descent) -> _Descent:
-            new = jax.vmap(lambda lane, one: _step(lambda x: fun(lane, x), one))(lanes, state)
+            new = jax.vmap(lambda lane, one: _step(lambda x: value_gradient_hessian(lambda x: fun(lane, x), x), one))(
+                lanes, state
+            )
             going = _unfinished(state, max_steps)
             pick = lambda a, b: jnp.where(going.reshape(-1, *[1] * (a.ndim - 1)), a, b)
             return jax.tree_util.tree_map(pick, new, state)
@@ -167,11 +180,11 @@ def _unfinished(state: _Descent, max_steps: int) -> Bool[Array, "..."]:
     return ~state.best.converged & (state.best.steps < max_steps) & (state.damping < 1e12)
 
 
-def _step(fun: Callable, state: _Descent) -> _Descent:
+def _step(derivatives: Callable, state: _Descent) -> _Descent:
     """Evaluate the trial point, keep it if the function fell, make the next trial."""
     best, trial, predicted, damping = state
     eps = float(jnp.finfo(trial.dtype).eps)
-    value, gradient, hessian = value_gradient_hessian(fun, trial)
+    value, gradient, hessian = derivatives(trial)
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(hessian))
     stuck = ~finite | (best.value - value < rounding(value))
     better = finite & (value <= best.value + 8 * eps * jnp.abs(best.value))
