@@ -4,7 +4,7 @@ A model is a pytree, a prior stands where a number would go, and fitting gives t
 the priors were.
 """
 
-from probkit import arima, datasets, gp, ssm
+from probkit import arima, datasets, gp, ssm, vi
 from probkit.arima.model import ARIMA
 from probkit.compare import compare
 from probkit.evaluate.calibration import Calibration, calibrate
@@ -15,6 +15,7 @@ from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
 from probkit.infer.point import MAP, MLE
+from probkit.infer.vi import VI
 from probkit.lanes import LanePosterior
 from probkit.model import Model, Param, bind, given, param, resolve
 from probkit.posterior import Posterior
@@ -32,6 +33,7 @@ __all__ = [
     "MAP",
     "MLE",
     "NUTS",
+    "VI",
     "Auto",
     "Calibration",
     "LanePosterior",
@@ -58,4 +60,5 @@ __all__ = [
     "resolve",
     "save",
     "ssm",
+    "vi",
 ]

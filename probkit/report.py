@@ -47,7 +47,8 @@ class Report:
 
     Attributes:
         method: the method asked for, as written.
-        rung: what answered: ``"mle"``, ``"map"``, ``"laplace"``, ``"importance"``, ``"nuts"`` or ``"fixed"``.
+        rung: what answered: ``"mle"``, ``"map"``, ``"laplace"``, ``"importance"``, ``"vi"``, ``"svi"``,
+            ``"nuts"`` or ``"fixed"``.
         converged: whether the answer may be used as what it claims to be.
         reason: why, in words.
         advice: what to do next where it is not.
@@ -65,6 +66,13 @@ class Report:
         r_hat: rank-normalised R-hat by site (NUTS).
         divergences: divergent transitions after warm-up (NUTS).
         bfmi: the least estimated Bayesian fraction of missing information over chains (NUTS).
+        gradient_norm: the largest gradient of the ELBO at the guide, in nats a unit of the guide (VI).
+        guide_error: the largest Monte Carlo error of the guide's means from its fixed draws, in posterior sds (VI).
+        elbo: the ELBO on fresh draws, under the model's own constants (VI).
+        elbo_error: its Monte Carlo error.
+        spread_ratio: the largest ratio of an sd as returned to the mean-field guide's own (VI).
+        guide_shift: the largest move of a mean when the guide's draws are weighed against the posterior, in sds (VI).
+        guide_ratio: the sd of the guide over the weighted one, where it is furthest from 1 (VI).
         notes: statuses of the data and earlier rungs.
     """
 
@@ -87,6 +95,13 @@ class Report:
     r_hat: dict[str, Any] | None = None
     divergences: int | None = None
     bfmi: float | None = None
+    gradient_norm: float | None = None
+    guide_error: float | None = None
+    elbo: float | None = None
+    elbo_error: float | None = None
+    spread_ratio: float | None = None
+    guide_shift: float | None = None
+    guide_ratio: float | None = None
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -103,6 +118,13 @@ class Report:
             "E-BFMI": self.bfmi,
             "log density at the mode": self.log_density,
             "log evidence": self.log_evidence,
+            "ELBO": self.elbo,
+            "its error": self.elbo_error,
+            "gradient norm": self.gradient_norm,
+            "guide's Monte Carlo error / sd": self.guide_error,
+            "sd / mean-field sd": self.spread_ratio,
+            "guide's mean off by (sd)": self.guide_shift,
+            "guide's sd off by (factor)": self.guide_ratio,
             "starts that agree": self.starts_agreeing,
         }
         shown = [f"{name} {value:.4g}" for name, value in figures.items() if value is not None]

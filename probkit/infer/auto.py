@@ -4,16 +4,19 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from probkit.infer.batches import tracked
-from probkit.infer.importance import WORST_MCSE, least_ess
+from probkit.infer.importance import LEAST_POOL, WORST_MCSE, least_ess
 from probkit.infer.laplace import Approximation, Laplace
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.nuts import NUTS
 from probkit.infer.target import Lanes, Target
+from probkit.infer.vi import VI
 from probkit.math.psis import khat_threshold
-from probkit.report import Report
+from probkit.report import Report, Seconds
+from probkit.vi.meanfield import DENSE_MAX_DIM
 
 #: How many times as many draws are weighed where weights are sound and only too few draws count.
 LARGER = 8
@@ -23,9 +26,11 @@ CHAINS, LEAST_NUTS = 4, 1000
 
 @dataclasses.dataclass(frozen=True)
 class Auto(Method):
-    """The default: Laplace with importance resampling, its proposal adapted if need be; else NUTS started from it.
+    """The default: Laplace with importance resampling; then a variational guide; then NUTS, started from the fit.
 
-    Where the weights are sound and only too few draws count, eight times as many are weighed before NUTS is called.
+    Each proposal is adapted if need be. Where the weights are sound and only too few draws count, eight times as many
+    are weighed. A guide looks at the whole of a posterior, and serves where curvature at the mode does not: many skewed
+    latent values. A density without a mode (a centred hierarchy) goes to NUTS at once.
 
     Accepted only if k-hat <= min(0.7, 1 - 1/log10(S)), at least 400 effective draws, and the Monte Carlo error of
     every mean at most 0.05 posterior sds. The report names the rung that answered.
@@ -46,27 +51,40 @@ class Auto(Method):
         """Climb until an answer is certified."""
         if not target.sites():
             return nothing_unknown(target, repr(self))
-        first = Laplace(draws=self.draws, starts=self.starts)
-        k_laplace, k_nuts = jax.random.split(key)
-        found, seconds = first.approximate(target, k_laplace, init)
-        outcome = first.outcome(found, seconds)
-        if not outcome.report.converged and sound(found, first):
-            first = dataclasses.replace(first, pool=LARGER * first.weighed)
-            found, more = first.approximate(target, k_laplace, init)
+        k_laplace, k_vi, k_nuts = jax.random.split(key, 3)
+        laplace = Laplace(draws=self.draws, starts=self.starts)
+        found, seconds = laplace.approximate(target, k_laplace, init)
+        outcome = laplace.outcome(found, seconds)
+        if not outcome.report.converged and sound(found, laplace):
+            laplace = dataclasses.replace(laplace, pool=LARGER * laplace.weighed)
+            found, more = laplace.approximate(target, k_laplace, init)
             seconds = seconds + more
-            outcome = first.outcome(found, seconds)
+            outcome = laplace.outcome(found, seconds)
+        k_hat = outcome.report.k_hat
+        refused = [f"climbed from importance resampling: {outcome.report.reason}"]
+        if not outcome.report.converged and found.mode.converged and found.mode.x.size <= DENSE_MAX_DIM:
+            outcome, seconds = self._by_guide(target, k_vi, init, found, seconds)
+            refused.append(f"climbed from a variational guide: {outcome.report.reason}")
         if not outcome.report.converged:
-            refused = outcome.report
             # However few draws are wanted, chains are long enough to be judged; then draws are taken evenly from them.
             wanted = -(-self.draws // CHAINS)
             every = -(-LEAST_NUTS // wanted)
             sampler = NUTS(draws=wanted * every, chains=CHAINS)
             outcome = thinned(sampler.run_from(target, k_nuts, init, found, seconds, progress), every)
-            notes = (f"climbed from importance resampling: {refused.reason}",)
-            outcome = dataclasses.replace(
-                outcome, report=dataclasses.replace(outcome.report, k_hat=refused.k_hat, notes=notes)
-            )
-        return dataclasses.replace(outcome, report=dataclasses.replace(outcome.report, method=repr(self)))
+            outcome = _told(outcome, k_hat=k_hat, notes=tuple(refused))
+        elif outcome.report.rung == "vi":
+            outcome = _told(outcome, notes=tuple(refused[:1]))
+        return _told(outcome, method=repr(self))
+
+    def _by_guide(
+        self, target: Target, key: Any, init: dict | None, found: Approximation, seconds: Seconds
+    ) -> tuple[Outcome, Seconds]:
+        """Importance resampling from a variational guide."""
+        # Many draws from the start: too few would miss the tails of a skewed posterior and be content.
+        guide = VI(draws=self.draws, importance=True, pool=LARGER * max(self.draws, LEAST_POOL))
+        outcome, _ = guide.run_from(target, key, init, jax.tree_util.tree_map(jnp.asarray, found.mode))
+        seconds = seconds + outcome.report.seconds
+        return _told(outcome, seconds=seconds), seconds
 
     def run_lanes(
         self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False
@@ -92,6 +110,11 @@ def thinned(outcome: Outcome, every: int) -> Outcome:
     """Every so-many-th draw of each chain."""
     values, stats = ({n: v[:, ::every] for n, v in group.items()} for group in (outcome.values, outcome.stats))
     return dataclasses.replace(outcome, values=values, stats=stats)
+
+
+def _told(outcome: Outcome, **changed: Any) -> Outcome:
+    """The same outcome with entries of its report changed."""
+    return dataclasses.replace(outcome, report=dataclasses.replace(outcome.report, **changed))
 
 
 def sound(found: Approximation, asked: Laplace) -> bool:

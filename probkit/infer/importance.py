@@ -79,6 +79,15 @@ def weighted_error(weights: Float[Array, " S"], x: Float[Array, "S k"]) -> tuple
     return jnp.sqrt(weights**2 @ deviation**2), jnp.sqrt(weights @ deviation**2)
 
 
+class Moments(NamedTuple):
+    """Mean and sd of every component in constrained space: of draws as they are, and weighted."""
+
+    mean: Float[Array, " k"]
+    sd: Float[Array, " k"]
+    weighted_mean: Float[Array, " k"]
+    weighted_sd: Float[Array, " k"]
+
+
 class Round(NamedTuple):
     """One round of importance sampling: draws, their weights, and how good they are."""
 
@@ -91,8 +100,7 @@ class Round(NamedTuple):
     ess: Float[Array, ""]
     mcse: Float[Array, " k"]
     worst: Float[Array, ""]
-    shift: Float[Array, " k"]
-    ratio: Float[Array, " k"]
+    moments: Moments
 
 
 class Proposal(NamedTuple):
@@ -114,37 +122,55 @@ def sample(target: Target, key: PRNGKeyArray, proposal: Proposal, options: tuple
     if not math.isinf(degrees):
         z, log_q = _widened(z, proposal.widen, degrees)
     points = proposal.centre + z @ proposal.factor.T
-    evaluation = target.map(target.evaluate, points)
-    lp = evaluation.log_prior + evaluation.log_jacobian + evaluation.log_likelihood
-    raw = jnp.where(jnp.isfinite(lp), lp, -jnp.inf) - log_q + proposal.log_det
+    return judged(points, *evaluated(target, points), log_q - proposal.log_det, draws, weigh)
+
+
+def evaluated(target: Target, points: Float[Array, "S D"]) -> tuple[Evaluation, Float[Array, " S"]]:
+    """A target at many points, and the log density there."""
+    e = target.map(target.evaluate, points)
+    return e, e.log_prior + e.log_jacobian + e.log_likelihood
+
+
+def judged(
+    points: Float[Array, "S D"],
+    evaluation: Evaluation,
+    lp: Float[Array, " S"],
+    log_q: Float[Array, " S"],
+    draws: int,
+    weigh: bool,
+) -> Round:
+    """Judge draws of a known density ``log_q`` by their weights; ``weigh`` if ``draws`` are to be resampled by them."""
+    pool = points.shape[0]
+    raw = jnp.where(jnp.isfinite(lp), lp, -jnp.inf) - log_q
     smoothed, k_hat = pareto_smooth(raw)
-    weights = jnp.exp(smoothed) if weigh else jnp.full(pool, 1.0 / pool, lp.dtype)
+    weights, even = jnp.exp(smoothed), jnp.full(pool, 1.0 / pool, lp.dtype)
     table = jnp.concatenate([v.reshape(pool, -1) for v in jax.tree_util.tree_leaves(evaluation.values)], -1)
-    error, sd = weighted_error(weights, table)
+    error, sd = weighted_error(weights if weigh else even, table)
     # Resampling adds its own noise to the draws returned, but tells nothing of the proposal.
     worst = jnp.max(error / jnp.where(sd > 0, sd, jnp.inf))
     mcse = jnp.sqrt(error**2 + sd**2 / (4 * draws)) if weigh else error
-    ess = effective_sample_size(smoothed)
-    return Round(points, evaluation, lp, smoothed, raw, k_hat, ess, mcse, worst, *moved(jnp.exp(smoothed), table))
+    moments = Moments(*_moments(even, table), *_moments(weights, table))
+    return Round(points, evaluation, lp, smoothed, raw, k_hat, effective_sample_size(smoothed), mcse, worst, moments)
 
 
-def moved(weights: Float[Array, " S"], x: Float[Array, "S k"]) -> tuple[Array, Array]:
-    """How far weighing moves the moments of each column: its mean, in weighted sds, and the sd, as plain / weighted."""
-    mean, plain = weights @ x, jnp.mean(x, axis=0)
-    sd, spread = jnp.sqrt(weights @ (x - mean) ** 2), jnp.std(x, axis=0)
+def _moments(weights: Float[Array, " S"], x: Float[Array, "S k"]) -> tuple[Array, Array]:
+    mean = weights @ x
+    return mean, jnp.sqrt(weights @ (x - mean) ** 2)
+
+
+def moved(plain: Moments, weighted: Moments) -> tuple[Array, Array]:
+    """How far draws are off: their means from weighted ones, in weighted sds, and the ratio of the sds."""
+    mean, sd = weighted.weighted_mean, weighted.weighted_sd
     safe = jnp.where(sd > 0, sd, 1.0)
-    return jnp.where(sd > 0, (plain - mean) / safe, 0.0), jnp.where(sd > 0, spread / safe, 1.0)
+    return jnp.where(sd > 0, (plain.mean - mean) / safe, 0.0), jnp.where(sd > 0, plain.sd / safe, 1.0)
 
 
 class Drawn(NamedTuple):
     """Draws of the posterior by importance resampling, and the certificate of the round that gave them.
 
-    ``proposal`` is the one adapted last. ``points``, ``evaluation`` and ``lp`` have the axis (draw,) in front;
-    ``shift`` and ``ratio`` compare the moments of the proposal's plain draws with the weighted ones, see
-    :func:`moved`.
+    ``points``, ``evaluation`` and ``lp`` have the axis (draw,) in front.
     """
 
-    proposal: Proposal
     points: Float[Array, "draw D"]
     evaluation: Evaluation
     lp: Float[Array, " draw"]
@@ -155,12 +181,13 @@ class Drawn(NamedTuple):
     log_evidence: Float[Array, ""]
     rounds: Int[Array, ""]
     raw: Float[Array, " pool"]
-    shift: Float[Array, " k"]
-    ratio: Float[Array, " k"]
+    moments: Moments
 
 
-def draw(target: Target, key: PRNGKeyArray, proposal: Proposal, rounds: Array, options: tuple) -> Drawn:
-    """Draw from a proposal, weigh and resample.
+def draw(
+    target: Target, key: PRNGKeyArray, proposal: Proposal, rounds: Array, options: tuple
+) -> tuple[Proposal, Drawn]:
+    """Draw from a proposal, weigh and resample; and the proposal adapted last.
 
     Where the draws fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
     times; the first round that passes is kept, or else the one with the most effective draws.
@@ -182,22 +209,26 @@ def draw(target: Target, key: PRNGKeyArray, proposal: Proposal, rounds: Array, o
     used, _, adapted, best = jax.lax.while_loop(lambda c: (c[0] < rounds) & ~c[1], one_round, carry)
 
     picked = resample(k_pick, best.log_weights, draws) if weigh else jnp.arange(draws)
-    evaluation, points, lp = jax.tree_util.tree_map(lambda a: a[picked], (best.evaluation, best.points, best.lp))
-    _, unravel = ravel_pytree({n: v[0] for n, v in best.evaluation.values.items()})
+    last = jax.tree_util.tree_map(lambda a, b: jnp.where(used > 1, a, b), adapted, proposal)
+    return last, drawn(best, picked, used)
+
+
+def drawn(found: Round, picked: Int[Array, " draw"], rounds: Any) -> Drawn:
+    """The answer of a round: the draws picked, and its figures."""
+    evaluation, points, lp = jax.tree_util.tree_map(lambda a: a[picked], (found.evaluation, found.points, found.lp))
+    _, unravel = ravel_pytree({n: v[0] for n, v in found.evaluation.values.items()})
     return Drawn(
-        proposal=jax.tree_util.tree_map(lambda a, b: jnp.where(used > 1, a, b), adapted, proposal),
         points=points,
         evaluation=evaluation,
         lp=lp,
-        k_hat=best.k_hat,
-        ess=best.ess,
-        mcse=unravel(best.mcse),
-        worst_mcse=best.worst,
-        log_evidence=logsumexp(best.raw) - math.log(pool),
-        rounds=used,
-        raw=best.raw,
-        shift=best.shift,
-        ratio=best.ratio,
+        k_hat=found.k_hat,
+        ess=found.ess,
+        mcse=unravel(found.mcse),
+        worst_mcse=found.worst,
+        log_evidence=logsumexp(found.raw) - math.log(found.raw.size),
+        rounds=jnp.asarray(rounds),
+        raw=found.raw,
+        moments=found.moments,
     )
 
 

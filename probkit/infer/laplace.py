@@ -75,13 +75,13 @@ def _at_mode(
     # The symmetric root: eigenvectors alone have free signs, and draws would depend on rounding.
     factor = (c.vectors / jnp.sqrt(size)) @ c.vectors.T / c.scale[:, None]
     log_det = -jnp.sum(jnp.log(c.scale)) - 0.5 * jnp.sum(jnp.log(size))
-    found = draw(target, key, Proposal(mode.x, factor, log_det, jnp.array(False)), rounds, options)
+    last, found = draw(target, key, Proposal(mode.x, factor, log_det, jnp.array(False)), rounds, options)
     return Approximation(
         mode=mode,
         agreeing=agreeing,
         usable=usable,
-        factor=found.proposal.factor,
-        centre=found.proposal.centre,
+        factor=last.factor,
+        centre=last.centre,
         draws=found.points,
         evaluation=found.evaluation,
         lp=found.lp,

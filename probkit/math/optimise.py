@@ -211,25 +211,10 @@ def _step(derivatives: Callable, state: _Descent) -> _Descent:
 
 def _minimise_lbfgs(fun: Callable, x0: Float[Array, " D"], max_steps: int) -> Minimum:
     """The same contract by optax's L-BFGS, for dimensions where a Hessian a step costs too much."""
-    import optax
+    from probkit.math.quasi_newton import lbfgs
 
-    solver = optax.lbfgs()
-    both = optax.value_and_grad_from_state(fun)
     tol = tolerance(x0.dtype)
-
-    def step(carry: tuple) -> tuple:
-        x, state, steps, _ = carry
-        value, gradient = both(x, state=state)
-        updates, state = solver.update(gradient, state, x, value=value, grad=gradient, value_fn=fun)
-        return optax.apply_updates(x, updates), state, steps + 1, -0.5 * (gradient @ updates)
-
-    def unfinished(carry: tuple) -> Array:
-        _, _, steps, gain = carry
-        return (steps < 10 * max_steps) & (jnp.abs(gain) > tol)
-
-    x, _, steps, _ = jax.lax.while_loop(
-        unfinished, step, (x0, solver.init(x0), jnp.array(0), jnp.array(jnp.inf, x0.dtype))
-    )
+    x, steps, _ = lbfgs(fun, x0, 10 * max_steps, tol, memory=10)
     value, gradient, hessian = value_gradient_hessian(fun, x)
     c = curvature(hessian)
     slope = c.vectors.T @ (gradient / c.scale)
