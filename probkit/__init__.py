@@ -15,6 +15,7 @@ from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
 from probkit.infer.point import MAP, MLE
+from probkit.infer.svi import SVI
 from probkit.infer.vi import VI
 from probkit.lanes import LanePosterior
 from probkit.model import Model, Param, bind, given, param, resolve
@@ -33,6 +34,7 @@ __all__ = [
     "MAP",
     "MLE",
     "NUTS",
+    "SVI",
     "VI",
     "Auto",
     "Calibration",

@@ -98,7 +98,7 @@ def _check(posteriors: dict[str, Any]) -> None:
     for name, posterior in posteriors.items():
         if not isinstance(posterior, Posterior):
             raise TypeError(f"{name!r} is {type(posterior).__name__}; a posterior (what pk.fit returns) is wanted.")
-        if not posterior.targets_posterior:
+        if not posterior.has_loo:
             raise TypeError(
                 f"{name!r} was fitted by {type(posterior.method).__name__}, whose draws do not target the posterior: "
                 "it has no LOO; fit it with Auto(), Laplace() or NUTS(), or meet the others by K-fold: compare "

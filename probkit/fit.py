@@ -42,7 +42,8 @@ def fit(
             a :class:`probkit.LanePosterior`.
         X: inputs, (time,) or (time, features), where the model takes them. For models only.
         key: a new-style key, ``jax.random.key(seed)``; there is no default seed.
-        method: how to answer: ``Auto()`` (the default), ``MLE()``, ``MAP()``, ``Laplace()``, ``NUTS()``.
+        method: how to answer: ``Auto()`` (the default), ``MLE()``, ``MAP()``, ``Laplace()``, ``VI()``,
+            ``SVI()`` (minibatches, NumPyro's guides and flows), ``NUTS()``.
         init: sites in constrained space to start from, by name; the search then starts there alone.
         args: arguments of a plain NumPyro function: arrays and floats are traced, the rest is static.
         kwargs: keyword arguments of a plain NumPyro function, likewise.

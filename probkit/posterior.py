@@ -109,6 +109,11 @@ class Posterior:
         """Whether the draws follow the posterior (not point estimates and plain approximations)."""
         return self.method.targets_posterior
 
+    @property
+    def has_loo(self) -> bool:
+        """Whether leave-one-out can be had: from draws of the posterior, or of a guide with its weights."""
+        return self.targets_posterior or "log_weight" in self.outcome.stats
+
     @functools.cached_property
     def draws(self) -> Any:
         """The fitted model with draws where the priors were; for plain functions, the dictionary of sites.

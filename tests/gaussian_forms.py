@@ -1,5 +1,8 @@
 """Gaussians on four coordinates in each form that NumPyro has, and their moments."""
 
+from functools import cache
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -23,14 +26,25 @@ def gaussian(form, seed, batch=(), dtype=float, shift=0.0):
     return dist.GaussianRandomWalk(scale[..., 0], 4)
 
 
+def gaussians(seed, batch=()):
+    """One of every form, by its name; all that the tests share are built in one program, where eager takes fifty."""
+    return _shared()[seed, batch]
+
+
+@cache
+def _shared():
+    kinds = [(0, ()), (1, ()), (0, (3, 1)), (1, (2,))]
+    return dict(zip(kinds, jax.jit(lambda: [{f: gaussian(f, *kind) for f in FORMS} for kind in kinds])(), strict=True))
+
+
 def moments(p):
     """Means and covariances (..., 4) and (..., 4, 4), as NumPy arrays in double precision."""
     if isinstance(p, dist.GaussianRandomWalk):
         root = np.asarray(p.scale, float)[..., None, None] * np.tri(p.num_steps)
         return np.zeros(root.shape[:-1]), root @ root.swapaxes(-1, -2)
-    mean = np.asarray(p.mean, float)
     if isinstance(p, dist.Independent):
-        return mean, np.asarray(p.base_dist.scale, float)[..., None] ** 2 * np.eye(4)
+        return np.asarray(p.base_dist.loc, float), np.asarray(p.base_dist.scale, float)[..., None] ** 2 * np.eye(4)
+    mean = np.asarray(p.loc, float)
     if isinstance(p, dist.LowRankMultivariateNormal):
         W = np.asarray(p.cov_factor, float)
         return mean, W @ W.swapaxes(-1, -2) + np.asarray(p.cov_diag, float)[..., None] * np.eye(mean.shape[-1])

@@ -23,11 +23,14 @@ LEAST_CARRYING = 1000
 
 def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     """``elpd_loo`` of a posterior as ArviZ's ``ELPDData``; see :meth:`probkit.Posterior.loo`."""
-    if not posterior.targets_posterior:
+    if not posterior.has_loo:
         raise TypeError(
             f"loo needs draws of the posterior, and {type(posterior.method).__name__} does not give them; fit with "
             "Auto(), Laplace() or NUTS()."
         )
+    guided = None if posterior.targets_posterior else posterior.outcome.stats["log_weight"]
+    if refit and guided is not None:
+        raise TypeError("refit=True needs draws of the posterior; fit with VI(importance=True), Auto() or NUTS().")
     import arviz_base
     import arviz_stats
 
@@ -47,10 +50,15 @@ def psis_loo(posterior: "Posterior", refit: bool = False) -> Any:
     with warnings.catch_warnings():
         # The result carries the same warning, and compare() counts the entries.
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
-        weights, k = smoothed(terms.log_likelihood["y"], reff, 16 * float(jnp.finfo(posterior.target.dtype).eps))
+        held = terms.log_likelihood["y"]
+        if guided is not None:
+            # Draws of a guide: the weights that leave an entry out also bring the draws to the posterior.
+            held = held - np.asarray(guided - guided.max(), float)[..., None]
+        weights, k = smoothed(held, reff, 16 * float(jnp.finfo(posterior.target.dtype).eps))
         found = arviz_stats.loo(terms, pointwise=True, reff=reff, log_weights=weights, pareto_k=k)
-    if integrates_states(posterior):
-        # The terms are marginal over the latent states, so p_loo counts parameters alone: a misleading number.
+    if integrates_states(posterior) or guided is not None:
+        # The terms are marginal over the latent states, so p_loo counts parameters alone: a misleading number. Under a
+        # guide's draws its other half is not of the posterior.
         found = dataclasses.replace(found, p=np.nan)
     if known:
         return _replace_terms(found, np.arange(values.shape[-1]), values[0, 0])

@@ -16,10 +16,11 @@ from probkit.infer.target import Lanes, Target
 from probkit.infer.vi import VI
 from probkit.math.psis import khat_threshold
 from probkit.report import Report, Seconds
-from probkit.vi.meanfield import DENSE_MAX_DIM
 
 #: How many times as many draws are weighed where weights are sound and only too few draws count.
 LARGER = 8
+#: The largest dimension in which weights from a guide are tried.
+GUIDED_MAX_DIM = 200
 #: Chains of NUTS, and the fewest draws of each.
 CHAINS, LEAST_NUTS = 4, 1000
 
@@ -62,7 +63,7 @@ class Auto(Method):
             outcome = laplace.outcome(found, seconds)
         k_hat = outcome.report.k_hat
         refused = [f"climbed from importance resampling: {outcome.report.reason}"]
-        if not outcome.report.converged and found.mode.converged and found.mode.x.size <= DENSE_MAX_DIM:
+        if not outcome.report.converged and found.mode.converged and found.mode.x.size <= GUIDED_MAX_DIM:
             outcome, seconds = self._by_guide(target, k_vi, init, found, seconds)
             refused.append(f"climbed from a variational guide: {outcome.report.reason}")
         if not outcome.report.converged:

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro import handlers
 
+from probkit.infer.subsample import WholePlates
 from probkit.model import Model, fixed_value, plain_priors, resolve, with_defaults
 
 
@@ -65,7 +66,7 @@ class Target(eqx.Module):
         return sum(terms, jnp.zeros((), self.dtype)), extra
 
     def trace(self, draw: Callable) -> dict[str, dict]:
-        """The NumPyro trace of a plain function with ``draw`` at every latent site."""
+        """The NumPyro trace of a plain function with ``draw`` at every latent site; plates that subsample are whole."""
 
         def fill(site: dict) -> Any:
             if site["type"] != "sample" or site["is_observed"]:
@@ -73,7 +74,7 @@ class Target(eqx.Module):
             fixed = fixed_value(site["fn"])
             return draw(site["name"], site["fn"], site["scale"]) if fixed is None else fixed
 
-        fn = handlers.substitute(self.model, substitute_fn=fill)
+        fn = handlers.substitute(WholePlates(self.model), substitute_fn=fill)
         return handlers.trace(fn).get_trace(*self.args, **self.kwargs)
 
     def evaluate(self, u: Float[Array, " D"]) -> Evaluation:

@@ -25,7 +25,7 @@ from probkit.infer.target import Target
 from probkit.math.optimise import Minimum, curvature
 from probkit.math.trust_region import minimise_products
 from probkit.vi.gaussian import fit_guide
-from probkit.vi.guides import FullRank, Guide, affine, start_guide
+from probkit.vi.guides import FullRank, Guide, MeanField, affine, start_guide
 from probkit.vi.meanfield import DENSE_MAX_DIM, RESPONSE_MAX_DIM, GuideFit, fit_meanfield
 
 
@@ -95,7 +95,9 @@ def _plain(target: Target, key: PRNGKeyArray, law: Guide, options: tuple) -> tup
     """
     draws, _, _, _, degrees, _ = options
     k_guide, k_check = jax.random.split(key)
-    z, _ = standard_draws(k_guide, (draws, law.noise_dim), math.inf, law.loc.dtype)
+    z, _ = standard_draws(k_guide, (-(-draws // 2), law.noise_dim), math.inf, law.loc.dtype)
+    # Pairs z, -z beside each other: the guide's means without noise.
+    z = jnp.stack([z, -z], axis=1).reshape(-1, law.noise_dim)[:draws]
     points = jax.vmap(law.transform)(z)
     log_q = law.distribution().log_prob(points)
     every = jnp.arange(draws)
@@ -150,5 +152,10 @@ def _spread_by(fit: GuideFit) -> Guide:
 
 def _proposal(law: Guide) -> Proposal:
     """A guide's moments as a proposal."""
-    factor = law.factor() if isinstance(law, FullRank) else jnp.linalg.cholesky(law.distribution().covariance_matrix)
+    if isinstance(law, FullRank):
+        factor = law.factor()
+    elif isinstance(law, MeanField):
+        factor = jnp.diag(law.scale())
+    else:
+        factor = jnp.linalg.cholesky(law.distribution().covariance_matrix)
     return Proposal(law.loc, factor, jnp.sum(jnp.log(jnp.diagonal(factor))), jnp.array(False))

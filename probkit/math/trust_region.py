@@ -117,12 +117,13 @@ def minimise_products(
             jnp.where(better, a, b)
             for a, b in ((best.x + step, best.x), (value, best.value), (gradient, best.gradient))
         )
-        return Found(x, value, gradient, predicted, reached, best.steps + 1), radius
+        return Found(x, value, gradient, predicted, reached & jnp.isfinite(value), best.steps + 1), radius
 
     def unfinished(carry: tuple) -> Array:
         best, radius = carry
         return ~best.converged & (best.steps < max_steps) & (radius > jnp.finfo(dtype).eps)
 
     value, gradient = evaluate(x0)
+    value = jnp.where(jnp.isnan(value), jnp.inf, value)  # anything finite is better, and nothing is better than NaN
     start = Found(x0, value, gradient, jnp.array(jnp.inf, dtype), jnp.array(False), jnp.array(1))
     return jax.lax.while_loop(unfinished, advance, (start, jnp.sqrt(jnp.array(x0.size, dtype))))[0]

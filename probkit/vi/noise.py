@@ -54,7 +54,8 @@ def _sobol(count: int, dim: int) -> np.ndarray:
     """Sobol's points, the same for every key: a constant of the program."""
     from scipy.stats import qmc
 
-    return qmc.Sobol(dim, scramble=False).random(count)
+    # SciPy warns about counts that are no power of two, which blocks matched one by one do not mind.
+    return qmc.Sobol(dim, scramble=False).random_base2((count - 1).bit_length())[:count]
 
 
 def _whitened(z: Float[Array, "pair D"]) -> Float[Array, "pair D"]:

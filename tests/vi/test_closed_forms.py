@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +106,7 @@ def truth(p, q):
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_quadrature_over_a_batch(p, q):
     """Three values of p against three of q: the batches (3, 1) and (3,) broadcast."""
-    (make, frozen), (other, other_frozen) = SCALAR[p], SCALAR[q]
-    a, b = values(p), values(q)
-    if p == "cauchy":
-        a, b = a[:, 1:], b[:, 1:]
-    result = kl(make(*jnp.asarray(a)[..., None]), other(*jnp.asarray(b)))
+    frozen, other_frozen, (a, b), result = SCALAR[p][1], SCALAR[q][1], grids(p, q), table()[f"{p}, {q}"]["value"]
     expected = [[truth(frozen(*i), other_frozen(*j)) for j in b.T] for i in a.T]
     assert result.exact and result.value.shape == result.error.shape == np.shape(expected)
     # NumPyro's beta by way of JAX's betaln, off by 1.3e-6 in float64 where an argument is 8 or more
@@ -118,37 +115,49 @@ def test_quadrature_over_a_batch(p, q):
 
 
 NO_ENTROPY = ("poisson", "exp of normal", "binomial probs", "binomial logits")
+ENTROPIES = [name for name in SCALAR if name not in NO_ENTROPY]
 
 
-@pytest.mark.parametrize("name", [name for name in SCALAR if name not in NO_ENTROPY])
+@cache
+def entropies():
+    return jax.jit(lambda given: {name: entropy(SCALAR[name][0](*given[name])) for name in given})(
+        {name: tuple(values(name)) for name in ENTROPIES}
+    )
+
+
+@pytest.mark.parametrize("name", ENTROPIES)
 def test_entropy(name):
-    make, frozen = SCALAR[name]
-    result = entropy(make(*jnp.asarray(values(name))))
+    result = entropies()[name]
     assert result.exact
-    expected = [expectation(d, lambda x, d=d: -log_density(d)(x)) for d in (frozen(*i) for i in values(name).T)]
+    expected = [
+        expectation(d, lambda x, d=d: -log_density(d)(x)) for d in (SCALAR[name][1](*i) for i in values(name).T)
+    ]
     assert_allclose(result.value, expected, rtol=tol(1e-7, 1e-4), atol=tol(5e-6 if name == "beta" else 1e-7, 1e-5))
 
 
 # Kumaraswamy is not in SciPy.
 
 
-@pytest.mark.parametrize(("a", "b"), [(2.0, 3.0), (5.0, 0.5), (0.3, 0.1), (40.0, 0.8), (0.7, 30.0), (1.0, 2.0)])
-def test_kumaraswamy(a, b):
-    p, q = dist.Kumaraswamy(a, b), dist.Beta(2.0, 3.0)
-    tail = lambda log_s: b * np.log(-special.expm1(a * special.log1p(-np.exp(log_s / b))) / np.exp(log_s / b))
-    integral = (
-        integrate.quad(lambda s: np.exp(tail(np.log(s))), 1e-300, 1, limit=400, epsabs=1e-11, epsrel=1e-11)[0] / b
-    )
-    mean_log = -(np.euler_gamma + special.digamma(b) + 1 / b) / a
-    expected = np.log(a * b) + (a - 2) * mean_log - (b - 1) / b + special.betaln(2, 3) + 2 * integral
-    assert_allclose(kl(p, q).value, expected, rtol=tol(1e-8, 2e-5))
-    if a == 2:  # and the whole of it by the densities
-        t = np.arange(-3, 3, 1 / 32)
-        u = special.expit(np.pi * np.sinh(t))
-        x = (1 - (1 - u) ** (1 / b)) ** (1 / a)
-        f = np.log(a * b) + (a - 1) * np.log(x) + (b - 1) * np.log(1 - x**a) - stats.beta(2, 3).logpdf(x)
-        total = np.sum(f * np.pi * np.cosh(t) / (2 + 2 * np.cosh(np.pi * np.sinh(t)))) / 32
-        assert_allclose(kl(p, q).value, total, rtol=1e-4)
+KUMARASWAMY = [(2.0, 3.0), (5.0, 0.5), (0.3, 0.1), (40.0, 0.8), (0.7, 30.0), (1.0, 2.0)]
+
+
+def test_kumaraswamy():
+    value = jax.jit(lambda a, b: kl(dist.Kumaraswamy(a, b), dist.Beta(2.0, 3.0)).value)(*np.array(KUMARASWAMY).T)
+    for (a, b), found in zip(KUMARASWAMY, value, strict=True):
+        tail = lambda log_s: b * np.log(-special.expm1(a * special.log1p(-np.exp(log_s / b))) / np.exp(log_s / b))  # noqa: B023
+        integral = (
+            integrate.quad(lambda s: np.exp(tail(np.log(s))), 1e-300, 1, limit=400, epsabs=1e-11, epsrel=1e-11)[0] / b  # noqa: B023
+        )
+        mean_log = -(np.euler_gamma + special.digamma(b) + 1 / b) / a
+        expected = np.log(a * b) + (a - 2) * mean_log - (b - 1) / b + special.betaln(2, 3) + 2 * integral
+        assert_allclose(found, expected, rtol=tol(1e-8, 2e-5))
+    a, b = KUMARASWAMY[0]  # and the whole of it by the densities
+    t = np.arange(-3, 3, 1 / 32)
+    u = special.expit(np.pi * np.sinh(t))
+    x = (1 - (1 - u) ** (1 / b)) ** (1 / a)
+    f = np.log(a * b) + (a - 1) * np.log(x) + (b - 1) * np.log(1 - x**a) - stats.beta(2, 3).logpdf(x)
+    total = np.sum(f * np.pi * np.cosh(t) / (2 + 2 * np.cosh(np.pi * np.sinh(t)))) / 32
+    assert_allclose(value[0], total, rtol=1e-4)
 
 
 # The same invariants for every pair.
@@ -179,24 +188,6 @@ MATRICES = ("wishart", "wishart factor", "inverse wishart", "inverse wishart fac
 ALL = [*PAIRS, *couples(*LISTS), *((m, m) for m in MATRICES), ("kumaraswamy", "beta")]
 
 
-def build(name, which, dtype=None):
-    """The distribution of that name, with one set of parameters for p and another for q."""
-    make = VECTOR[name][0] if name in VECTOR else SCALAR[name][0]
-    given = VECTOR[name][1 + which] if name in VECTOR else values(name)[:, 2 - which]
-    return make(*(jnp.asarray(x, dtype or float) for x in given))
-
-
-@pytest.mark.parametrize(("p", "q"), ALL)
-def test_invariants(p, q):
-    same = p.split()[0] == q.split()[0] and p == q
-    p, q = build(p, 0), build(q, 1)
-    value = kl_divergence(p, q)
-    assert value.shape == () and value > 0.01
-    if same:
-        assert_allclose(kl_divergence(p, p), 0, atol=tol(1e-13, 1e-5))
-    assert_allclose(kl_divergence(p.expand((2, 3)).to_event(1), q.expand((3,)).to_event(1)), [3 * value] * 2, rtol=1e-5)
-
-
 FEW = [
     *(("exponential", "gamma"), ("geometric logits", "geometric probs"), ("categorical logits", "categorical probs")),
     *((name, name) for name in ("laplace", "pareto", "weibull", "cauchy", "von mises", "poisson", "wishart")),
@@ -204,36 +195,106 @@ FEW = [
 ]
 
 
+def build(name, which, given=None):
+    """The distribution of that name, with one set of parameters for p and another for q."""
+    make = VECTOR[name][0] if name in VECTOR else SCALAR[name][0]
+    return make(*(given or parameters(name, which)))
+
+
+def parameters(name, which):
+    given = VECTOR[name][1 + which] if name in VECTOR else values(name)[:, -1 - which]
+    return tuple(np.asarray(x, float) for x in given)
+
+
+def grids(p, q):
+    """Parameters of p and of q, the values last. Cauchy's first is too far out for quadrature."""
+    return tuple(values(name)[:, 1:] if name == "cauchy" else values(name) for name in (p, q))
+
+
+def every_form(given):
+    """All divergences: of the grids of p and q, or of two vectors or matrices; and the same in wrappers."""
+    found = {}
+    for names, (a, b) in given.items():
+        one, other = names.split(", ")
+        grid = (one, other) in PAIRS
+        p = build(one, 0, tuple(x[:, None] for x in a) if grid else a)
+        q = build(other, 1, tuple(b))
+        pairs = {"value": (p, q)}
+        if (one, other) in FEW and grid:
+            pairs["wrapped"] = (p.expand((a[0].size, b[0].size)).to_event(1), q.to_event(1))
+        elif (one, other) in FEW:
+            pairs["wrapped"] = (p.expand((2, 3)).to_event(1), q.expand((3,)).to_event(1))
+        if one == other and not grid:
+            pairs["self"] = (p, p)
+        if one in MATRICES:
+            pairs["two"] = (p, type(q)(jnp.stack([b[0]] * 2), scale_tril=jnp.stack([b[1]] * 2)))
+        found[names] = {name: kl(*pair) for name, pair in pairs.items()}
+    return found
+
+
+def all_given(dtype=float):
+    given = {f"{p}, {q}": grids(p, q) if (p, q) in PAIRS else (parameters(p, 0), parameters(q, 1)) for p, q in ALL}
+    return jax.tree.map(lambda x: np.asarray(x, dtype), given)
+
+
+@cache
+def table():
+    """Every divergence of these tests in one program, where eager they would take thousands."""
+    return jax.jit(every_form)(all_given())
+
+
+@pytest.mark.parametrize(("p", "q"), ALL)
+def test_invariants(p, q):
+    results = table()[f"{p}, {q}"]
+    value, grid = results["value"].value, (p, q) in PAIRS
+    assert (value[-1, -2] if grid else value) > 0.01
+    if p == q:
+        assert_allclose(np.diagonal(value) if grid else results["self"].value, 0, atol=tol(1e-13, 1e-5))
+    if "wrapped" in results:
+        assert_allclose(results["wrapped"].value, value.sum(1) if grid else [3 * value] * 2, rtol=1e-5)
+
+
+@pytest.mark.skipif(not jax.config.jax_enable_x64, reason="there is nothing to fall into")
+def test_single_precision_stays():
+    for results in jax.eval_shape(every_form, all_given(np.float32)).values():
+        for result in results.values():
+            assert result.value.dtype == result.error.dtype == jnp.float32
+
+
 def every(pairs):
     return jnp.stack([kl_divergence(p, q) for p, q in pairs])
 
 
 def test_jit_equals_eager():
-    pairs = [(build(p, 0), build(q, 1)) for p, q in FEW]
-    assert_allclose(jax.jit(every)(pairs), every(pairs), rtol=tol(1e-10, 1e-4))
-
-
-@pytest.mark.skipif(not jax.config.jax_enable_x64, reason="compares the precisions")
-@pytest.mark.parametrize(("p", "q"), ALL)
-def test_single_precision(p, q):
-    single = kl_divergence(build(p, 0, jnp.float32), build(q, 1, jnp.float32))
-    assert single.dtype == jnp.float32
-    assert_allclose(single, kl_divergence(build(p, 0), build(q, 1)), rtol=1e-4)
+    for names in (
+        "exponential, gamma",
+        "laplace, laplace",
+        "poisson, poisson",
+        "categorical logits, categorical probs",
+    ):
+        p, q = names.split(", ")
+        value = table()[names]["value"].value
+        assert_allclose(
+            kl_divergence(build(p, 0), build(q, 1)),
+            np.atleast_2d(value)[-1, -1 - (value.ndim > 0)],
+            rtol=tol(1e-10, 1e-4),
+        )
 
 
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="finite differences take double precision")
 def test_derivatives():
-    leaves, structure = jax.tree.flatten([(build(p, 0), build(q, 1)) for p, q in FEW])
-    moving = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
+    given = [(parameters(p, 0), parameters(q, 1)) for p, q in FEW]
     rng = np.random.default_rng(0)
-    ways = [rng.normal(size=jnp.shape(x)) if moves else 0 for x, moves in zip(leaves, moving, strict=True)]
+    ways = jax.tree.map(lambda x: rng.normal(size=x.shape), given)
 
-    def along(t):
-        moved = [x + t * way if moves else x for x, way, moves in zip(leaves, ways, moving, strict=True)]
-        return every(jax.tree.unflatten(structure, moved))
+    def every(given):
+        return jnp.stack(
+            [kl_divergence(build(p, 0, a), build(q, 1, b)) for (p, q), (a, b) in zip(FEW, given, strict=True)]
+        )
 
-    both = jax.jit(lambda t: jax.jvp(along, (t,), (1.0,)))
-    assert_allclose(both(0.0)[1], (both(1e-5)[0] - both(-1e-5)[0]) / 2e-5, rtol=1e-5, atol=1e-7)
+    both = jax.jit(lambda given: jax.jvp(every, (given,), (ways,)))
+    low, middle, high = (both(jax.tree.map(lambda x, way, t=t: x + t * way, given, ways)) for t in (-1e-5, 0, 1e-5))
+    assert_allclose(middle[1], (high[0] - low[0]) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
 # Vectors and matrices.
@@ -241,98 +302,120 @@ def test_derivatives():
 
 @pytest.mark.parametrize(("p", "q"), couples(*LISTS))
 def test_categories(p, q):
-    P, Q = (np.asarray(build(name, i).probs, float) for i, name in enumerate((p, q)))
+    P, Q = (parameters(name, i)[0] for i, name in enumerate((p, q)))
+    P, Q = (special.softmax(x) if name.endswith("logits") else x for x, name in ((P, p), (Q, q)))
     count = 5 if p.startswith("multinomial") else 1
-    assert_allclose(kl(build(p, 0), build(q, 1)).value, count * np.sum(P * np.log(P / Q)), rtol=tol(1e-10, 1e-5))
+    assert_allclose(table()[f"{p}, {q}"]["value"].value, count * np.sum(P * np.log(P / Q)), rtol=tol(1e-10, 1e-5))
 
 
 @pytest.mark.parametrize("name", MATRICES)
 def test_wishart(name):
     """Against the other parametrisation, and one of them against draws."""
-    p, q = build(name, 0), build(name, 1)
-    inverse, value = name.startswith("inverse"), kl(p, q).value
-    L, R = (np.asarray(d.scale_tril, float) for d in (p, q))
+    results, inverse = table()[f"{name}, {name}"], name.startswith("inverse")
+    value = results["value"].value
+    (n, L), (m, R) = parameters(name, 0), parameters(name, 1)
     V, U = (A @ A.T for A in (L, R))
     V, U = (np.linalg.inv(V), np.linalg.inv(U)) if inverse else (V, U)
-    n, m = (float(d.concentration) for d in (p, q))
     mean_log = special.digamma((n - np.arange(3)) / 2).sum()
     expected = (n - m) * mean_log + m * np.log(np.linalg.det(U) / np.linalg.det(V))
     expected = (expected + n * (np.trace(np.linalg.solve(U, V)) - 3)) / 2
     expected += special.multigammaln(m / 2, 3) - special.multigammaln(n / 2, 3)
     assert_allclose(value, expected, rtol=tol(1e-10, 1e-4))
-    two = type(q)(jnp.stack([q.concentration] * 2), scale_tril=jnp.stack([q.scale_tril] * 2))
-    assert_allclose(kl(p, two).value, [value] * 2, rtol=1e-5)
+    assert_allclose(results["two"].value, [value] * 2, rtol=1e-5)
     if name == "wishart":
-        one, other = stats.wishart(n, V), stats.wishart(m, U)
+        one, other = stats.wishart(float(n), V), stats.wishart(float(m), U)
         x = one.rvs(10_000, np.random.default_rng(0)).transpose(1, 2, 0)
         terms = one.logpdf(x) - other.logpdf(x)
         assert abs(terms.mean() - value) < 6 * terms.std() / 100
 
 
 def test_one_dimensional_wishart_is_gamma():
-    p, q = (dist.Wishart(n, scale_tril=jnp.full((1, 1), s)) for n, s in ((3.0, 0.8), (5.0, 1.4)))
-    expected = kl_divergence(dist.Gamma(1.5, 0.5 / 0.64), dist.Gamma(2.5, 0.5 / 1.96))
-    assert_allclose(kl(p, q).value, expected, rtol=tol(1e-12, 1e-5))
+    one = lambda n, s: dist.Wishart(n, scale_tril=jnp.full((1, 1), s))
+    pairs = (one(3.0, 0.8), one(5.0, 1.4)), (dist.Gamma(1.5, 0.5 / 0.64), dist.Gamma(2.5, 0.5 / 1.96))
+    assert_allclose(*kls(*pairs), rtol=tol(1e-12, 1e-5))
 
 
 # Edges.
 
 
+@jax.jit
+def kls(*pairs):
+    """Divergences of the pairs, in one program."""
+    return [kl(*pair).value for pair in pairs]
+
+
 def test_certain_outcomes():
-    edge = jnp.array([0.0, 1.0])
-    q = dist.BernoulliProbs(0.3)
-    assert_allclose(kl(dist.BernoulliProbs(edge), q).value, [-np.log(0.7), -np.log(0.3)], rtol=1e-6)
-    assert_allclose(kl(dist.GeometricProbs(1.0), dist.GeometricProbs(0.3)).value, -np.log(0.3), rtol=1e-6)
-    assert np.isposinf(kl(q, dist.BernoulliProbs(edge)).value).all()
-    assert_allclose(kl(dist.BernoulliProbs(edge), dist.BernoulliProbs(edge)).value, 0)
-    assert_allclose(kl(dist.Poisson(0.0), dist.Poisson(2.0)).value, 2)
-    assert_allclose(kl(dist.Poisson(0.0), dist.Poisson(0.0)).value, 0)
-    assert np.isposinf(kl(dist.Poisson(1.0), dist.Poisson(0.0)).value)
-    hidden = dist.CategoricalLogits(jnp.array([0.0, 0.0, -jnp.inf]), validate_args=False)
-    assert_allclose(kl(hidden, dist.CategoricalProbs(jnp.full(3, 1 / 3))).value, np.log(1.5), rtol=1e-6)
-    assert_allclose(entropy(hidden).value, np.log(2), rtol=1e-6)
-    assert_allclose(entropy(dist.BernoulliLogits(jnp.array([-1000.0, 1000.0]))).value, 0, atol=1e-30)
+    edge, thirds = np.array([0.0, 1.0]), np.full(3, 1 / 3)
+    hidden = dist.CategoricalLogits(np.array([0.0, 0.0, -np.inf]), validate_args=False)
+    p, q = dist.BernoulliProbs(edge), dist.BernoulliProbs(0.3)
+    pairs = [
+        ((p, q), [-np.log(0.7), -np.log(0.3)]),
+        ((q, p), [np.inf, np.inf]),
+        ((p, p), [0, 0]),
+        ((dist.GeometricProbs(1.0), dist.GeometricProbs(0.3)), -np.log(0.3)),
+        ((dist.Poisson(0.0), dist.Poisson(2.0)), 2),
+        ((dist.Poisson(0.0), dist.Poisson(0.0)), 0),
+        ((dist.Poisson(1.0), dist.Poisson(0.0)), np.inf),
+        ((hidden, dist.CategoricalProbs(thirds)), np.log(1.5)),
+    ]
+    for found, (_, expected) in zip(kls(*(pair for pair, _ in pairs)), pairs, strict=True):
+        assert_allclose(found, expected, rtol=1e-6)
+    certain = dist.BernoulliLogits(np.array([-1000.0, 1000.0]))
+    found = jax.jit(lambda *all_: [entropy(p).value for p in all_])(hidden, certain)
+    assert_allclose(found[0], np.log(2), rtol=1e-6)
+    assert_allclose(found[1], 0, atol=1e-30)
 
 
-@pytest.mark.parametrize("make", [dist.CategoricalProbs, lambda x: dist.MultinomialProbs(x, 4)])
-def test_gradients_at_probability_zero(make):
+def test_gradients_at_the_edges():
     """NumPyro 0.22's own is NaN for categories."""
-    p, q = jnp.array([0.0, 0.4, 0.6]), jnp.array([0.0, 0.5, 0.5])
-    for gradient in jax.jit(jax.grad(lambda a, b: kl_divergence(make(a), make(b)), (0, 1)))(p, q):
+
+    @jax.jit
+    def found(p, q, edge, logits):
+        categories = jax.grad(lambda a, b: kl_divergence(dist.CategoricalProbs(a), dist.CategoricalProbs(b)), (0, 1))
+        counts = jax.grad(lambda a, b: kl_divergence(dist.MultinomialProbs(a, 4), dist.MultinomialProbs(b, 4)), (0, 1))
+        certain = jax.grad(lambda a: kl_divergence(dist.BernoulliProbs(a), dist.BernoulliProbs(0.3)))
+        masked = jax.grad(
+            lambda x: kl_divergence(dist.CategoricalLogits(x, validate_args=False), dist.CategoricalProbs(p + 0.1))
+        )
+        return (*categories(p, q), *counts(p, q)), (jax.vmap(certain)(edge), masked(logits))
+
+    at = [[0.0, 0.4, 0.6], [0.0, 0.5, 0.5], [0.0, 1.0], [-np.inf, 0.3, 0.0]]
+    at_zero, others = found(*(np.array(x, jnp.result_type(float)) for x in at))
+    for gradient in at_zero:
         assert np.isfinite(gradient).all() and gradient[0] == 0
-
-
-def test_gradients_at_other_edges():
-    certain = jax.grad(lambda a: kl_divergence(dist.BernoulliProbs(a), dist.BernoulliProbs(0.3)))
-    assert np.isfinite(jax.jit(jax.vmap(certain))(jnp.array([0.0, 1.0]))).all()
-    q = dist.CategoricalProbs(jnp.array([0.2, 0.5, 0.3]))
-    masked = jax.grad(lambda x: kl_divergence(dist.CategoricalLogits(x, validate_args=False), q))
-    assert np.isfinite(jax.jit(masked)(jnp.array([-jnp.inf, 0.3, 0.0]))).all()
+    for gradient in others:
+        assert np.isfinite(gradient).all()
 
 
 def test_logits_do_not_underflow():
-    value = kl(dist.BernoulliProbs(0.5), dist.BernoulliLogits(-2000.0)).value
+    value, tiny = kls(
+        (dist.BernoulliProbs(0.5), dist.BernoulliLogits(-2000.0)),
+        (dist.GeometricProbs(1e-5), dist.GeometricProbs(2e-5)),
+    )
     assert_allclose(value, 1000 - np.log(2), rtol=1e-6)
-    tiny = kl(dist.GeometricProbs(1e-5), dist.GeometricProbs(2e-5)).value
     assert_allclose(tiny, np.log(0.5) + 99999 * np.log1p(1e-5 / (1 - 2e-5)), rtol=tol(1e-9, 1e-4))
 
 
 def test_supports_that_are_not_nested():
     wide, narrow = dist.Uniform(0.0, 2.0), dist.Uniform(0.5, 1.0)
-    assert np.isposinf(kl(wide, narrow).value) and kl(narrow, wide).value == np.log(4.0).astype(jnp.result_type(float))
-    assert np.isposinf(kl(dist.Pareto(1.0, 2.0), dist.Pareto(1.5, 2.0)).value)
+    out, inside, beyond = kls((wide, narrow), (narrow, wide), (dist.Pareto(1.0, 2.0), dist.Pareto(1.5, 2.0)))
+    assert np.isposinf(out) and np.isposinf(beyond)
+    assert_allclose(inside, np.log(4.0), rtol=tol(1e-15, 1e-6))
 
 
 def test_numbers_of_trials():
-    p, q = dist.BinomialProbs(jnp.array([0.0, 0.4]), 5), dist.BinomialProbs(0.3, 3)
-    assert_allclose(kl(p, q).value, [-3 * np.log(0.7), np.inf], rtol=1e-6)
+    p, q = dist.BinomialProbs(np.array([0.0, 0.4]), 5), dist.BinomialProbs(0.3, 3)
+    three, four = (dist.MultinomialProbs(np.array([0.4, 0.6]), n) for n in (3, 4))
+    found, back, less, more = jax.jit(
+        lambda p, q: [kl_divergence(*pair) for pair in ((p, q), (q, p), (three, four), (four, three))]
+    )(p, q)
+    assert_allclose(found, [-3 * np.log(0.7), np.inf], rtol=1e-6)
+    assert np.isnan(back[1])
+    assert np.isposinf(less) and np.isposinf(more)
     with pytest.raises(NotImplementedError, match="fewer under p"):
         kl_divergence(q, p)
-    assert np.isnan(jax.jit(lambda a, b: kl_divergence(a, b))(q, p)[1])
     with pytest.raises(ValueError, match="No closed form"):
         kl(q, p)
-    three, four = (dist.MultinomialProbs(jnp.array([0.4, 0.6]), n) for n in (3, 4))
-    assert np.isposinf(kl(three, four).value) and np.isposinf(kl(four, three).value)
 
 
 def test_numbers_of_categories():
@@ -360,6 +443,6 @@ def test_registration_is_idempotent_and_unambiguous():
 
 
 def test_integers_and_plain_numbers():
-    assert_allclose(kl(dist.Exponential(2), dist.Exponential(4)).value, 1 - np.log(2), rtol=1e-6)
-    assert_allclose(kl(dist.Poisson(2), dist.Poisson(4)).value, 2 - 2 * np.log(2), rtol=1e-6)
-    assert_allclose(kl(dist.HalfNormal(2), dist.HalfNormal(1)).value, 1.5 - np.log(2), rtol=1e-6)
+    makes, of = (dist.Exponential, dist.Poisson, dist.HalfNormal), ((2, 4), (2, 4), (2, 1))
+    found = jax.jit(lambda: [kl(make(a), make(b)).value for make, (a, b) in zip(makes, of, strict=True)])()
+    assert_allclose(found, [1 - np.log(2), 2 - 2 * np.log(2), 1.5 - np.log(2)], rtol=1e-6)
