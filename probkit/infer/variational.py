@@ -55,8 +55,8 @@ def approximate(
     target: Target, key: PRNGKeyArray, init: dict | None, mode: Minimum | None, limits: tuple, options: tuple
 ) -> Variational:
     """Mode (where none is given) -> guide on fixed draws -> linear response -> draws, as one compiled program."""
-    kind, rank, draws, pool, starts, steps, max_draws, response, weigh = options
-    tolerance, rounds = limits
+    kind, rank, draws, pool, starts, max_draws, response, weigh = options
+    tolerance, rounds, steps = limits
     target = target.resolved()
     k_mode, k_noise, k_guide, k_draw = jax.random.split(key, 4)
     centre, scale, peak = _start(target, k_mode, starts, init, mode, steps)
@@ -75,7 +75,7 @@ def approximate(
         last = fit_guide(target.log_density, k_noise, guide, first.guide.loc, factor, max_steps=5 * steps, **same)
         law = last.guide
     usable = first.definite & last.converged
-    options = (draws, pool, starts, steps, DEGREES, weigh)
+    options = (draws, pool, starts, 0, DEGREES, weigh)
     if weigh:
         _, found = draw(target, k_draw, _proposal(law), rounds, options)
         k_check, shift, ratio = found.k_hat, *moved(found.moments, found.moments)
@@ -119,7 +119,7 @@ def _plain(target: Target, key: PRNGKeyArray, law: Guide, options: tuple) -> tup
 
 
 def _start(
-    target: Target, key: PRNGKeyArray, starts: int, init: dict | None, mode: Minimum | None, steps: int
+    target: Target, key: PRNGKeyArray, starts: int, init: dict | None, mode: Minimum | None, steps: Array
 ) -> tuple[Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
     """Centre and scales to start from, the mode and its curvature; and the highest log density found.
 

@@ -109,10 +109,10 @@ class VI(Method):
                 "in so many dimensions would rest on one draw."
             )
         options = (
-            self.guide, self.rank, self.draws, self.weighed, self.starts, self.max_steps, self.max_draws,
-            self.linear_response, self.importance,
+            self.guide, self.rank, self.draws, self.weighed, self.starts, self.max_draws, self.linear_response,
+            self.importance,
         )  # fmt: skip
-        limits = (np.asarray(self.tolerance, target.dtype), np.asarray(ROUNDS))
+        limits = (np.asarray(self.tolerance, target.dtype), np.asarray(ROUNDS), np.asarray(self.max_steps))
         found, seconds = timed(approximate, target, key, init, mode, limits, options)
         found = jax.device_get(found)
         e = found.found.evaluation

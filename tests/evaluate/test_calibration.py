@@ -141,8 +141,13 @@ def test_what_cannot_be_calibrated(model, options, error, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "count"),
-    [(pk.Auto(draws=500), 2000), (pk.Laplace(draws=500), 2000), (pk.NUTS(draws=500, warmup=500, chains=2), 400)],
-    ids=["auto", "laplace", "nuts"],
+    [
+        (pk.Auto(draws=500), 2000),
+        (pk.Laplace(draws=500), 2000),
+        (pk.NUTS(draws=500, warmup=500, chains=2), 400),
+        (pk.VI(draws=500, importance=True), 1000),
+    ],
+    ids=["auto", "laplace", "nuts", "vi"],
 )
 def test_the_local_level_at_length(method, count):
     found = calibrated(method, count)
@@ -153,6 +158,13 @@ def test_the_local_level_at_length(method, count):
 def test_a_broken_model_is_caught_by_every_method():
     for method in (pk.Laplace(draws=500), pk.NUTS(draws=200, warmup=200, chains=2)):
         assert not calibrated(method, 200, LOUD).uniform()
+
+
+@pytest.mark.slow
+def test_a_guide_that_is_off_is_caught_and_says_so():
+    """Variational calibration (Yao et al. 2018): the ranks of a plain guide are not uniform, and it says so."""
+    found = calibrated(pk.VI(draws=500), 1000)
+    assert not found.uniform() and found.converged.mean() < 0.5, found.table()
 
 
 @pytest.mark.slow

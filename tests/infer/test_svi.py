@@ -90,6 +90,7 @@ def flow(model):
     return AutoBNAFNormal(model, hidden_factors=[4])
 
 
+@pytest.mark.slow
 def test_a_flow_made_by_a_function():
     posterior = regression_fit(SVI(guide=flow, step_size=0.01, tolerance=0.1))
     _, mean, covariance = regression_data()
@@ -187,6 +188,7 @@ def test_of_restarts_the_best_answers():
     assert_allclose(posterior.report.elbo, np.log(0.8), atol=0.05)
 
 
+@pytest.mark.slow
 def test_init_is_where_it_starts():
     start = {"x": jnp.asarray(-9.0)}
     posterior = pk.fit(two_modes, key=KEY, method=SVI(tolerance=0.1), init=start, progress=False)

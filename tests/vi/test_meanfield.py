@@ -42,9 +42,9 @@ def gaussian_fit(dim):
 
 @pytest.mark.parametrize("dim", [5, 70])
 def test_a_gaussian_is_fitted_exactly(dim):
-    """Means and scales 1 / sqrt(diagonal of the precision); up to 64 dimensions without Monte Carlo error at all.
+    """Means, scales 1 / sqrt(diagonal of the precision) and the linear response, without Monte Carlo error.
 
-    Above that the draws are not matched in their cross moments: the scales are free of them, means too.
+    Above 64 dimensions the draws are not matched in their cross moments: the means stay exact, the rest errs.
     """
     (mean, precision), fit = correlated(dim), gaussian_fit(dim)
     covariance = np.linalg.inv(precision)
@@ -52,7 +52,7 @@ def test_a_gaussian_is_fitted_exactly(dim):
     assert fit.converged and fit.definite
     assert_allclose((fit.guide.loc - mean) / sd, 0, atol=tol(1e-6, 2e-2))
     exact = dim <= 64
-    assert_allclose(fit.guide.scale() * np.sqrt(np.diagonal(precision)), 1, rtol=tol(1e-6, 1e-2) if exact else 0.1)
+    assert_allclose(fit.guide.scale() * np.sqrt(np.diagonal(precision)), 1, rtol=tol(1e-6, 1e-2) if exact else 0.2)
     correlations = (fit.response - covariance) / sd[:, None] / sd
     assert_allclose(correlations, 0, atol=tol(1e-8, 1e-3) if exact else 0.1)
     if exact:
@@ -103,27 +103,25 @@ def test_products_agree_with_the_dense_path():
 
 @cache
 def doublings():
-    """The skewed target at tolerances that take few draws and many, and with draws cut short."""
+    """The skewed target at tolerances that take few draws, many, and more than there are."""
     zeros, ones = cast(np.zeros(3), np.ones(3))
-    fit = lambda **given: fit_meanfield(skewed, KEY, zeros, ones, response=False, **given)
-    run = lambda: (fit(tolerance=0.2), fit(tolerance=0.02), fit(tolerance=1e-9, max_draws=100))
-    return jax.jit(run)()
+    fit = jax.jit(lambda tolerance: fit_meanfield(skewed, KEY, zeros, ones, tolerance=tolerance, response=False))
+    return fit(0.2), fit(0.005), fit(0.0)
 
 
 def test_draws_are_doubled_until_the_error_is_small():
-    loose, tight, _ = doublings()
-    assert loose.draws < tight.draws <= 2048
-    assert np.max(tight.error) <= 0.02 < np.max(loose.error) <= 0.2
-    assert loose.converged and tight.converged
-    difference = np.abs(loose.guide.loc - tight.guide.loc) / tight.guide.scale()
-    assert np.max(difference) < 5 * np.max(loose.error)
-    assert loose.response is None
+    loose, tight, most = doublings()
+    assert loose.draws < tight.draws < most.draws
+    assert np.max(tight.error) <= 0.005 < np.max(loose.error) <= 0.2
+    assert loose.converged and tight.converged and loose.response is None
+    for fit in (loose, tight):  # the error claimed is an upper bound
+        difference = np.abs(fit.guide.loc - most.guide.loc) / most.guide.scale()
+        assert np.max(difference) < 2 * np.max(fit.error)
 
 
 def test_the_limit_of_draws_is_visible():
-    """96 draws are three blocks, of which two are a power of two."""
-    cut = doublings()[2]
-    assert cut.draws == 64 and np.max(cut.error) > 1e-9
+    most = doublings()[2]
+    assert most.draws == 2048 and np.max(most.error) > 0
 
 
 def test_the_optimum_is_that_of_the_elbo():
@@ -138,18 +136,28 @@ def test_the_optimum_is_that_of_the_elbo():
     assert_allclose(by_log_scale, 0, atol=0.1)
 
 
+@cache
+def bounded():
+    """A normal cut off where a coordinate is beyond some bound, started far too wide: one program for all cuts."""
+    inside = lambda u: -0.5 * jnp.sum((u - 0.5) ** 2) / 0.25
+    centre, wide = cast(np.zeros(2), np.full(2, 20.0))
+
+    @jax.jit
+    def fit(bound, outside):
+        return fit_meanfield(lambda u: jnp.where(jnp.max(jnp.abs(u)) < bound, inside(u), outside), KEY, centre, wide)
+
+    return fit
+
+
 @pytest.mark.parametrize("outside", [-np.inf, np.nan])
 def test_a_target_with_an_outside(outside):
-    """A density that ends is no target for a Gaussian, but one whose edge no draw reaches is; the start is narrowed."""
-    log_density = lambda u: jnp.where(jnp.all(jnp.abs(u) < 8), -0.5 * jnp.sum((u - 0.5) ** 2) / 0.25, outside)
-    centre, wide = cast(np.zeros(2), np.full(2, 20.0))
-    fit = jax.jit(lambda: fit_meanfield(log_density, KEY, centre, wide))()
+    """The start is narrowed until the ELBO is finite; the edge is where no draw of the optimum comes."""
+    fit = bounded()(*cast(8.0, outside))
     assert fit.converged
     assert_allclose(fit.guide.loc, 0.5, atol=tol(1e-6, 1e-2))
     assert_allclose(fit.guide.scale(), 0.5, rtol=tol(1e-6, 1e-2))
 
 
-def test_nowhere_finite_does_not_converge():
-    centre, scale = cast(np.zeros(2), np.ones(2))
-    fit = jax.jit(lambda: fit_meanfield(lambda u: jnp.sum(u) * jnp.nan, KEY, centre, scale))()
-    assert not fit.converged
+@pytest.mark.parametrize("outside", [-np.inf, np.nan])
+def test_nowhere_finite_does_not_converge(outside):
+    assert not bounded()(*cast(0.0, outside)).converged

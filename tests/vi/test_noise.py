@@ -18,8 +18,9 @@ DIMS = (1, 3, 30, 64, 65)
 def noises():
     """By dimension, three blocks of one key and of another, in one program."""
     dtype = jnp.result_type(float)
-    make = lambda *keys: [{dim: fixed_noise(key, 3, dim, dtype) for dim in DIMS} for key in keys]
-    return jax.jit(make)(jax.random.key(0), jax.random.key(1))
+    make = lambda key: {dim: fixed_noise(key, 3, dim, dtype) for dim in DIMS}
+    both = jax.jit(lambda key: jax.vmap(make)(jax.random.split(key)))(jax.random.key(0))
+    return [jax.tree.map(lambda z, i=i: np.asarray(z)[i], both) for i in (0, 1)]
 
 
 def test_pairs_in_a_block():
@@ -56,7 +57,7 @@ def test_it_is_normal_noise():
 
 def test_mean_over_blocks():
     """For any number of blocks, traced or not, in a batch or one after the other: the plain mean over both signs."""
-    z = noises()[0][3]
+    z = jnp.asarray(noises()[0][3])
     term = lambda z: {"exp": jnp.exp(0.3 * jnp.sum(z)), "point": z**3 + z**2}
     each = lambda fn, stack: jax.vmap(fn)(stack)
     one_by_one = lambda fn, stack: jax.lax.map(fn, stack)
