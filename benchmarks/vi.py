@@ -3,7 +3,8 @@
     python benchmarks/vi.py [--only NAME ...] [--skip-svi] [--skip-large]
 
 Prints, for each posterior, the worst error of a mean in reference sds and the extreme ratios of sds: of `pk.VI()`
-(mean-field with linear response), and of NumPyro's AutoNormal and AutoMultivariateNormal after 20,000 steps of Adam (0.01).
+(mean-field with linear response), and of NumPyro's AutoNormal and AutoMultivariateNormal after 20,000 steps of
+Adam (0.01), compiled as one loop.
 Seconds are those of a second run, everything compiled.
 """
 

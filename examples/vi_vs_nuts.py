@@ -74,7 +74,7 @@ def plots(posteriors: dict[str, pk.Posterior], out: Path) -> list[Path]:
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     heights = np.arange(len(posteriors))[::-1]
     for axis, name in zip(axes, posteriors["NUTS"].sites, strict=True):
-        for height, (label, posterior) in zip(heights, posteriors.items(), strict=True):
+        for height, posterior in zip(heights, posteriors.values(), strict=True):
             draws = np.ravel(posterior.sites[name])
             low, inner, middle, outer, high = np.quantile(draws, [0.025, 0.25, 0.5, 0.75, 0.975])
             axis.plot([low, high], [height] * 2, color="C0", lw=1)

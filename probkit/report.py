@@ -67,7 +67,7 @@ class Report:
         divergences: divergent transitions after warm-up (NUTS).
         bfmi: the least estimated Bayesian fraction of missing information over chains (NUTS).
         gradient_norm: the largest gradient of the ELBO at the guide, in nats a unit of the guide (VI).
-        guide_error: the largest Monte Carlo error of the guide's means from its fixed draws, in posterior sds (VI, SVI).
+        guide_error: the largest Monte Carlo error of the guide's means, in posterior sds (VI, SVI).
         elbo: the ELBO on fresh draws, under the model's own constants (VI, SVI).
         elbo_error: its Monte Carlo error.
         spread_ratio: the largest ratio of an sd as returned to the mean-field guide's own (VI).

@@ -1,7 +1,7 @@
 """The program behind VI: mode, guide on fixed draws, linear response, draws, and a check on the answer."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -105,7 +105,7 @@ def _plain(target: Target, key: PRNGKeyArray, law: Guide, options: tuple) -> tup
         own = judged(points, *evaluated(target, points), log_q, draws, False)
         return drawn(own, every, 1), own.k_hat, *moved(own.moments, own.moments)
     proposal = _proposal(law)
-    pool = max(draws, LEAST_POOL)
+    pool = LEAST_POOL
     z, log_t = standard_draws(k_check, (pool, law.loc.size), degrees, law.loc.dtype)
     # Evaluated together: one loop to compile.
     points = jnp.concatenate([points, proposal.centre + z @ proposal.factor.T])
@@ -119,7 +119,7 @@ def _plain(target: Target, key: PRNGKeyArray, law: Guide, options: tuple) -> tup
 
 
 def _start(
-    target: Target, key: PRNGKeyArray, starts: int, init: dict | None, mode: Minimum | None, steps: Array
+    target: Target, key: PRNGKeyArray, starts: int, init: dict | None, mode: Minimum | None, steps: Any
 ) -> tuple[Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
     """Centre and scales to start from, the mode and its curvature; and the highest log density found.
 

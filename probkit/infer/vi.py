@@ -62,7 +62,7 @@ class VI(Method):
     importance: bool = False
     pool: int | None = None
     rank: int = 5
-    starts: int = 8
+    starts: int = 4
     max_draws: int = 2048
     max_steps: int = 100
 

@@ -47,7 +47,8 @@ def fixed_noise(key: PRNGKeyArray, blocks: int, dim: int, dtype: Any) -> Float[A
     shifted = (jnp.asarray(_sobol(blocks * pairs, dim), dtype) + jax.random.uniform(key, (dim,), dtype)) % 1.0
     half_step = 0.5 / (blocks * pairs)
     z = ndtri(jnp.clip(shifted, half_step, 1 - half_step)).reshape(blocks, pairs, dim)
-    return jax.vmap(_whitened)(z)
+    # One after the other: XLA:CPU hangs at times on batched factorisations.
+    return jax.lax.map(_whitened, z)
 
 
 def _sobol(count: int, dim: int) -> np.ndarray:
