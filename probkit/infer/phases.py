@@ -191,7 +191,8 @@ class Phases:
 
     def _bias(self, found: Average, unit: np.ndarray) -> float:
         """What the step size still biases the average by, beyond what the noise of both averages explains."""
-        assert self._before is not None
+        if self._before is None:
+            return math.inf
         before, old = self._before
         dim = len(unit)
         scale = np.concatenate([old / unit, np.ones(dim)])

@@ -19,7 +19,7 @@ from probkit.infer.target import Target
 
 KEY = jax.random.key(0)
 #: A warm-up that ends inside a chunk, and a total that does too.
-RAGGED = pk.NUTS(draws=330, warmup=250, chains=3)
+RAGGED = pk.NUTS(draws=1030, warmup=450, chains=3)
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def test_the_nile_against_quadrature(grid):
     posterior = nile_fit(RAGGED)
     assert posterior.targets_posterior
     for name, draws in posterior.sites.items():
-        assert draws.shape == (3, 330)
+        assert draws.shape == (3, 1030)
         assert_allclose(draws.mean(), grid.mean[name], atol=4 * float(posterior.report.mcse[name]))
         assert_allclose(draws.std(), grid.std[name], rtol=0.15)
 
@@ -45,7 +45,7 @@ def test_the_report():
     assert all(0.99 < float(r) < 1.02 for r in report.r_hat.values())
     assert report.divergences == 0
     assert 0.3 < report.bfmi < 2.0
-    assert 300 < report.ess < 3 * 330
+    assert 300 < report.ess < 3 * 1030
     assert 0.02 < report.worst_mcse < 0.1
     assert report.seconds.run > 0
     assert "effective draws" in str(report)
@@ -56,7 +56,7 @@ def test_the_figures_of_every_draw():
     stats, y = posterior.outcome.stats, posterior.target.args[0]
     names = {"energy", "diverging", "n_steps", "acceptance_rate", "step_size", "lp", "log_prior", "log_likelihood"}
     assert names <= set(stats)
-    assert all(figure.shape == (3, 330) for figure in stats.values())
+    assert all(figure.shape == (3, 1030) for figure in stats.values())
     assert np.all(np.ptp(stats["step_size"], axis=1) == 0)  # adaptation is over: no draw of the warm-up is kept
     assert len(np.unique(stats["step_size"])) == 3
     one = pk.LocalLevel(**{name: draws[1, 100] for name, draws in posterior.sites.items()})

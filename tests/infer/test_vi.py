@@ -11,11 +11,14 @@ import numpyro.distributions as dist
 import pytest
 from helpers import count_compilations, shared, tol
 from numpy.testing import assert_allclose
+from quadrature import local_level_posterior
 from scipy.stats import multivariate_normal
 
 import probkit as pk
 
 KEY = jax.random.key(0)
+#: Draws enough that leave-one-out terms are sharp.
+NILE = pk.VI(draws=20_000)
 X = np.random.default_rng(0).normal(size=(40, 3)) @ np.array([[1.0, 0.9, 0.0], [0.0, 0.5, 0.3], [0.0, 0.0, 1.0]])
 Y = X @ np.array([1.0, -2.0, 0.5]) + np.random.default_rng(1).normal(size=40)
 
@@ -66,27 +69,29 @@ def test_mean_field_alone_loses_spread_and_says_so():
 
 
 def test_the_nile_against_quadrature(nile, grid):
-    posterior = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI())
+    posterior = pk.fit(pk.LocalLevel(), nile, key=KEY, method=NILE)
     off = {name: (draws.mean() - grid.mean[name]) / grid.std[name] for name, draws in posterior.sites.items()}
     for name, draws in posterior.sites.items():
         assert abs(off[name]) < 0.2
         assert_allclose(draws.std(), grid.std[name], rtol=0.15)
     # The report tells how far the guide is off, as quadrature does: 3,000 effective draws leave 0.02 sd of noise.
     assert_allclose(posterior.report.guide_shift, max(map(abs, off.values())), atol=0.1)
-    again = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI())
+    again = pk.fit(pk.LocalLevel(), nile, key=KEY, method=NILE)
     for name, draws in again.sites.items():
         np.testing.assert_array_equal(draws, posterior.sites[name])
     y, key = nile + 50.0, jax.random.key(9)
     with count_compilations() as compiled:
-        pk.fit(pk.LocalLevel(), y, key=key, method=pk.VI(tolerance=0.01))
+        pk.fit(pk.LocalLevel(), y, key=key, method=pk.VI(draws=20_000, tolerance=0.01))
     assert compiled.count == 0
-    # LOO by the guide's weights is LOO by draws of the posterior.
-    by_guide, by_draws = posterior.loo(), pk.fit(pk.LocalLevel(), nile, key=KEY).loo()
-    assert_allclose(by_guide.elpd, by_draws.elpd, atol=0.1)
-    assert_allclose(by_guide.elpd_i.values, by_draws.elpd_i.values, atol=0.05)
-    assert np.isnan(by_guide.p)
+    # LOO by the guide's weights, for the largest and smallest flows, the ends and the years of the dam.
+    loo, y = posterior.loo(), nile.to_numpy(float)
+    held = lambda y, spread=float(nile.std()): local_level_posterior(y, spread, points=121).log_evidence
+    for i in (0, 8, 27, 28, 42, 99):
+        expected = held(y) - held(np.where(np.arange(100) == i, np.nan, y))
+        assert_allclose(loo.elpd_i.values[i], expected, atol=0.05)
+    assert np.isnan(loo.p) and loo.pareto_k.values.max() < 0.7
     table = pk.compare({"guide": posterior, "draws": pk.fit(pk.LocalLevel(), nile, key=KEY)})
-    assert abs(table["elpd_diff"].iloc[1]) < 0.1
+    assert abs(table["elpd_diff"].iloc[1]) < 0.3
     with pytest.raises(TypeError, match="refit=True needs draws of the posterior"):
         posterior.loo(refit=True)
     assert "log_weight" in posterior.to_arviz().sample_stats
@@ -180,16 +185,16 @@ def test_in_many_dimensions_only_products_of_the_hessian_are_taken():
 
 
 def test_what_is_told_when_it_does_not_end(nile):
-    report = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI(max_steps=1)).report
+    report = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI(draws=20_000, max_steps=1)).report
     assert not report.converged and "ascent did not end" in report.reason and report.advice
-    report = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI(tolerance=1e-9)).report
+    report = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI(draws=20_000, tolerance=1e-9)).report
     assert not report.converged and "2048 fixed draws leave" in report.reason and "max_draws" in report.advice
 
 
 def test_lanes_and_a_model_without_priors(nile):
     held = np.asarray(nile, float)
-    posterior = pk.fit(pk.LocalLevel(), np.stack([held, held[::-1]], axis=1), key=KEY, method=pk.VI(), progress=False)
-    assert posterior[0].sites["obs_scale"].shape == (1, 4000)
+    posterior = pk.fit(pk.LocalLevel(), np.stack([held, held[::-1]], axis=1), key=KEY, method=NILE, progress=False)
+    assert posterior[0].sites["obs_scale"].shape == (1, 20_000)
     assert_allclose(posterior[0].sites["obs_scale"].mean(), posterior[1].sites["obs_scale"].mean(), rtol=0.02)
     fixed = pk.LocalLevel(level_scale=40.0, obs_scale=120.0)
     assert pk.fit(fixed, nile, key=KEY, method=pk.VI()).report.rung == "fixed"

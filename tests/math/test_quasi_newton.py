@@ -13,7 +13,7 @@ def test_with_gradient_hands_on_what_it_is_given():
     """The reverse derivative is the gradient that came with the value, even a wrong one."""
     fun = with_gradient(lambda x: (jnp.sum(x**2), 3 * x))
     x = np.array([1.0, -2.0], jnp.result_type(float))
-    value, gradient = program(jax.value_and_grad(lambda x: 2 * fun(x)))(x)
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: 2 * fun(x)))(x)
     assert_allclose(value, 10)
     assert_allclose(gradient, 6 * x)
     assert_allclose(fun(x), 5)

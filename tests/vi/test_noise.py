@@ -18,7 +18,7 @@ DIMS = (1, 3, 30, 64, 65)
 def noises():
     """Three blocks of one key and of another, by dimension.
 
-    A program each, not one for all: see `programs`, on decompositions side by side.
+    A program each, not one for all: see `conftest.py`, on decompositions side by side.
     """
     dtype, found = jnp.result_type(float), [{}, {}]
     for dim in DIMS:

@@ -250,7 +250,7 @@ def exact_elbo(params, noise):
     return fit - 0.5 * jnp.sum((v + m**2) / 2.0 - 1 - jnp.log(v / 2.0))
 
 
-EXACT_GRADIENT = program(jax.grad(exact_elbo, argnums=(0, 1)))
+EXACT_GRADIENT = jax.jit(jax.grad(exact_elbo, argnums=(0, 1)))
 
 
 def regression_elbo(gradient):
@@ -278,7 +278,7 @@ def elbo_gradients():
 
     def of(function):
         slope = jax.grad(function, argnums=(0, 1))
-        found = program(jax.vmap(lambda g: jax.vmap(lambda key: slope(g, 0.7, key))(keys)))(guides)
+        found = jax.jit(jax.vmap(lambda g: jax.vmap(lambda key: slope(g, 0.7, key))(keys)))(guides)
         found = jax.tree.map(lambda a: np.asarray(a, np.float64), found)
         return [jax.tree.map(lambda a, i=i: a[i], found) for i in (0, 1)]
 
@@ -354,9 +354,9 @@ def test_doubly_is_the_formula_of_the_paper():
     by_z = -z + theta * (1.5 - theta * z) + eps * np.exp(-s)
     expected = [w**2 * by_z, w**2 * by_z * eps * np.exp(s), w * z * (1.5 - theta * z)]
     expected = np.array([a.sum(axis=1).mean() for a in expected])
-    found = program(jax.grad(scalar_iwae("doubly")))((m, s, theta), KEY)
+    found = jax.jit(jax.grad(scalar_iwae("doubly")))((m, s, theta), KEY)
     assert_allclose(found, expected, rtol=tol(1e-9, 1e-4))
-    both = program(jax.jacfwd(lambda t: scalar_iwae("doubly")((0.3, t, t + 0.9), KEY)))(s)
+    both = jax.jit(jax.jacfwd(lambda t: scalar_iwae("doubly")((0.3, t, t + 0.9), KEY)))(s)
     assert_allclose(both, expected[1] + expected[2], rtol=tol(1e-9, 1e-4))
 
 
@@ -405,7 +405,7 @@ def test_score_gradients_of_discrete_latents(kind):
         return elbo(lambda z: theta * log_table(z), guide(logits), key, 5, "score")
 
     value, slope = many(jax.value_and_grad(bound, argnums=(0, 1)), 20_000, logits, 1.3)
-    expected = program(jax.value_and_grad(exact, argnums=(0, 1)))(logits, 1.3)
+    expected = jax.jit(jax.value_and_grad(exact, argnums=(0, 1)))(logits, 1.3)
     assert_unbiased((value, slope), expected)
 
 
@@ -422,7 +422,7 @@ def test_score_with_a_closed_form_divergence():
 
     logits = np.linspace(-1.0, 0.8, 8).astype(jnp.result_type(float))
     value, slope = many(jax.value_and_grad(bound), 20_000, logits)
-    assert_unbiased((value, slope), program(jax.value_and_grad(exact))(logits))
+    assert_unbiased((value, slope), jax.jit(jax.value_and_grad(exact))(logits))
 
 
 def test_parameters_in_the_closure_of_a_transform_are_held_too():
@@ -519,7 +519,7 @@ def test_jit_is_eager_and_vmap_is_a_loop():
         for name, objective in OBJECTIVES.items()
     }
     loc, keys = jnp.array([[0.2, 0.5], [0.0, -0.4]]), jax.random.split(KEY, 2)
-    stacked, single = program(jax.vmap(function))(loc, keys), program(function)
+    stacked, single = jax.jit(jax.vmap(function))(loc, keys), jax.jit(function)
     close = lambda a, b: assert_allclose(a, b, rtol=tol(1e-10, 1e-4), atol=tol(1e-10, 1e-4))
     for i in range(2):
         jax.tree.map(lambda a, b, i=i: close(a, b[i]), single(loc[i], keys[i]), stacked)
