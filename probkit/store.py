@@ -24,6 +24,7 @@ from numpyro.distributions.truncated import (
     RightTruncatedDistribution,
     TwoSidedTruncatedDistribution,
 )
+from numpyro.infer import autoguide
 
 from probkit.border import Panel, Series
 from probkit.infer.method import Outcome
@@ -46,8 +47,14 @@ def save(posterior: Posterior | LanePosterior, path: Any) -> Path:
 
     Returns:
         The path written.
+
+    Raises:
+        TypeError: the method holds a function (a guide made by one), which a file cannot hold.
     """
     arrays: dict[str, np.ndarray] = {}
+    held = _opaque(_encode(posterior.method, {}))
+    if held:
+        raise TypeError(f"The method holds {held}, which a file cannot hold; NumPyro's own guides by their class can.")
     manifest = {
         "format": FORMAT,
         "probkit": version("probkit"),
@@ -191,6 +198,10 @@ _PLAIN = {
 }
 
 
+#: NumPyro's guides, by their class.
+_GUIDES = [cls for cls in vars(autoguide).values() if isinstance(cls, type) and issubclass(cls, autoguide.AutoGuide)]
+
+
 def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     """A node of a pytree as JSON, its arrays put in ``arrays``; what cannot be written is marked opaque."""
     if node is None or isinstance(node, bool | int | float | str):
@@ -207,6 +218,8 @@ def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"default": True}
     if isinstance(node, dist.Distribution):
         return _encode_law(node, arrays)
+    if any(node is guide for guide in _GUIDES):
+        return {"guide": node.__name__}
     cls = type(node)
     if cls.__module__.startswith("probkit.") and dataclasses.is_dataclass(node):
         fields = {f.name: _encode(getattr(node, f.name), arrays) for f in dataclasses.fields(node) if f.init}
@@ -238,6 +251,8 @@ def _decode(node: dict, arrays: dict[str, np.ndarray], device: bool = False) -> 
         return {key: _decode(one, arrays, device) for key, one in held}
     if kind in ("list", "tuple"):
         return (list if kind == "list" else tuple)(_decode(one, arrays, device) for one in held)
+    if kind == "guide":
+        return next(guide for guide in _GUIDES if guide.__name__ == held)
     fields = {f: _decode(one, arrays, device) for f, one in node["fields"].items() if "default" not in one}
     if kind == "law":
         return (_WRAPPERS[held][0] if held in _WRAPPERS else getattr(dist, held))(**fields)

@@ -8,6 +8,8 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from helpers import tol
+from numpyro.infer.autoguide import AutoMultivariateNormal
+from toys import Line, posterior_of
 
 import probkit as pk
 from probkit import store
@@ -137,3 +139,23 @@ def test_a_file_cannot_name_a_foreign_class(nile, tmp_path):
     manifest["model"] = {"class": ["os", "system"], "fields": {}}
     with pytest.raises(ValueError, match="not probkit's"):
         store._rebuild(path, manifest, arrays, None)
+
+
+def held_by(method):
+    values = {"intercept": np.zeros((1, 5)), "obs_scale": np.ones((1, 5))}
+    return posterior_of(Line(), np.arange(9.0), values, method=method)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pk.VI(guide="full-rank"), pk.SVI(guide=AutoMultivariateNormal, max_steps=100)],
+    ids=["VI", "SVI"],
+)
+def test_variational_methods_come_back(method, tmp_path):
+    assert pk.load(pk.save(held_by(method), tmp_path / "v"), like=Line()).method == method
+
+
+def test_a_guide_made_by_a_function_is_refused(tmp_path):
+    made = pk.SVI(guide=lambda model: AutoMultivariateNormal(model))
+    with pytest.raises(TypeError, match="which a file cannot hold"):
+        pk.save(held_by(made), tmp_path / "v")

@@ -24,7 +24,7 @@ from probkit.infer.point import find_mode, start_points
 from probkit.infer.target import Target
 from probkit.math.optimise import Minimum, curvature
 from probkit.math.trust_region import minimise_products
-from probkit.vi.gaussian import fit_guide
+from probkit.vi.ascent import fit_guide
 from probkit.vi.guides import FullRank, Guide, MeanField, affine, start_guide
 from probkit.vi.meanfield import DENSE_MAX_DIM, RESPONSE_MAX_DIM, GuideFit, fit_meanfield
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
 
-from probkit.vi.gaussian import fit_guide
+from probkit.vi.ascent import fit_guide
 from probkit.vi.guides import start_guide
 
 DIM = 4
