@@ -56,7 +56,7 @@ class VI(Method):
     """
 
     guide: str = "mean-field"
-    draws: int = 4000
+    draws: int = 2000
     tolerance: float = 0.05
     linear_response: bool = True
     importance: bool = False

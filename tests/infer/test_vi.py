@@ -45,7 +45,7 @@ def test_a_gaussian_posterior_is_exact(guide):
     posterior = fitted(guide=guide)
     mean, covariance, evidence = exact()
     draws, report = posterior.sites["beta"], posterior.report
-    assert draws.shape == (1, 4000, 3)
+    assert draws.shape == (1, 2000, 3)
     assert_allclose(draws.mean((0, 1)), mean, rtol=tol(1e-6, 1e-4), atol=tol(1e-8, 1e-4))  # antithetic draws: no noise
     assert_allclose(np.cov(draws[0].T), covariance, rtol=0.15, atol=0.05 * covariance.max())
     assert report.converged and report.rung == "vi", report
@@ -56,7 +56,7 @@ def test_a_gaussian_posterior_is_exact(guide):
 
 
 def test_mean_field_alone_loses_spread_and_says_so():
-    posterior = fitted(linear_response=False)
+    posterior = fitted(linear_response=False, draws=20_000)
     _, covariance, evidence = exact()
     own = 1 / np.sqrt(np.diag(np.linalg.inv(covariance)))
     assert_allclose(posterior.sites["beta"].std((0, 1)), own, rtol=0.05)
@@ -179,7 +179,7 @@ def test_in_many_dimensions_only_products_of_the_hessian_are_taken():
     variance = 1 / (1 / 4 + 70 / 1.25)
     mean = variance * y.sum() / 1.25
     assert_allclose(posterior.sites["mu"].mean(), mean, rtol=tol(1e-6, 1e-3))
-    assert_allclose(posterior.sites["mu"].std(), np.sqrt(variance), rtol=0.06)  # 4,000 draws: 4 standard errors
+    assert_allclose(posterior.sites["mu"].std(), np.sqrt(variance), rtol=0.08)  # 1,000 pairs: 3.6 standard errors
     # The guide's own scales carry the noise of 16 pairs; the linear response does not.
     assert_allclose(report.spread_ratio, np.sqrt(variance * (70 + 1 / 4)), rtol=0.1)
 
