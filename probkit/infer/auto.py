@@ -64,7 +64,8 @@ class Auto(Method):
         k_hat = outcome.report.k_hat
         refused = [f"climbed from importance resampling: {outcome.report.reason}"]
         if not outcome.report.converged and found.mode.converged and found.mode.x.size <= GUIDED_MAX_DIM:
-            outcome, seconds = self._by_guide(target, k_vi, init, found, seconds)
+            outcome = self._by_guide(target, k_vi, init, found, seconds)
+            seconds = outcome.report.seconds
             refused.append(f"climbed from a variational guide: {outcome.report.reason}")
         if not outcome.report.converged:
             # However few draws are wanted, chains are long enough to be judged; then draws are taken evenly from them.
@@ -77,15 +78,12 @@ class Auto(Method):
             outcome = _told(outcome, notes=tuple(refused[:1]))
         return _told(outcome, method=repr(self))
 
-    def _by_guide(
-        self, target: Target, key: Any, init: dict | None, found: Approximation, seconds: Seconds
-    ) -> tuple[Outcome, Seconds]:
-        """Importance resampling from a variational guide."""
+    def _by_guide(self, target: Target, key: Any, init: dict | None, found: Approximation, seconds: Seconds) -> Outcome:
+        """Importance resampling from a variational guide, after so many seconds."""
         # Many draws from the start: too few would miss the tails of a skewed posterior and be content.
         guide = VI(draws=self.draws, importance=True, pool=LARGER * max(self.draws, LEAST_POOL))
-        outcome, _ = guide.run_from(target, key, init, jax.tree_util.tree_map(jnp.asarray, found.mode))
-        seconds = seconds + outcome.report.seconds
-        return _told(outcome, seconds=seconds), seconds
+        outcome = guide.run_from(target, key, init, jax.tree_util.tree_map(jnp.asarray, found.mode))
+        return _told(outcome, seconds=seconds + outcome.report.seconds)
 
     def run_lanes(
         self, lanes: Lanes, keys: Any, init: dict | None = None, progress: bool = False

@@ -44,3 +44,10 @@ def tracked(items: Iterable, count: int, progress: bool, name: str) -> Iterable:
     from tqdm.auto import tqdm
 
     return tqdm(items, total=count, disable=not progress or count < 2, desc=name, leave=False)
+
+
+def bar(total: int, progress: bool, name: str) -> Any:
+    """A progress bar over iterations of a compiled loop, moved from outside."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, disable=not progress, desc=name, unit="it", leave=False)

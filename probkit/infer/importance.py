@@ -117,7 +117,7 @@ class Proposal(NamedTuple):
 
 def sample(target: Target, key: PRNGKeyArray, proposal: Proposal, options: tuple) -> Round:
     """Draw from a proposal, evaluate, weigh and judge."""
-    draws, pool, _, _, degrees, weigh = options
+    draws, pool, degrees, weigh = options
     z, log_q = standard_draws(key, (pool, proposal.centre.size), degrees, proposal.centre.dtype)
     if not math.isinf(degrees):
         z, log_q = _widened(z, proposal.widen, degrees)
@@ -192,7 +192,7 @@ def draw(
     Where the draws fail their certificate the proposal takes their weighted moments and draws again, up to ``rounds``
     times; the first round that passes is kept, or else the one with the most effective draws.
     """
-    draws, pool, _, _, _, weigh = options
+    draws, pool, _, weigh = options
     k_draw, k_pick = jax.random.split(key)
 
     def one_round(carry: tuple) -> tuple:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from probkit.infer.batches import in_batches
 from probkit.infer.importance import DEGREES, LEAST_POOL, WORST_MCSE, Proposal, draw, least_ess
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, one_chain, together
 from probkit.infer.point import _explain, find_mode, find_modes
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature
@@ -46,22 +46,22 @@ class Approximation(NamedTuple):
 @eqx.filter_jit
 def approximate(target: Target, key: PRNGKeyArray, init: dict | None, rounds: Array, options: tuple) -> Approximation:
     """Mode -> Laplace -> importance resampling, as one compiled program."""
-    _, _, starts, steps, _, _ = options
+    starts, steps, drawing = options
     target = target.resolved()
     k_mode, k_draw = jax.random.split(key)
     mode, agreeing = find_mode(target, k_mode, starts, init, steps=steps)
-    return _at_mode(target, k_draw, mode, agreeing, rounds, options)
+    return _at_mode(target, k_draw, mode, agreeing, rounds, drawing)
 
 
 @eqx.filter_jit
 def approximate_lanes(lanes: Lanes, keys: Array, init: dict | None, rounds: Array, options: tuple) -> Approximation:
     """The same for every lane, as one compiled program; the axis (lane,) stands in front."""
-    _, pool, starts, steps, _, _ = options
+    starts, steps, drawing = options
     targets = lanes.targets()
     keys = jax.vmap(jax.random.split)(keys)
     modes, agreeing = find_modes(targets, keys[:, 0], starts, init, steps=steps)
     each = (targets, keys[:, 1], modes, agreeing)
-    return lanes.each(lambda one: _at_mode(one[0], one[1], one[2], one[3], rounds, options), each, pool)
+    return lanes.each(lambda one: _at_mode(one[0], one[1], one[2], one[3], rounds, drawing), each, drawing[1])
 
 
 def _at_mode(
@@ -147,7 +147,7 @@ class Laplace(Method):
 
     def _options(self) -> tuple[tuple, np.ndarray]:
         degrees = DEGREES if self.importance else math.inf
-        options = (self.draws, self.weighed, self.starts, self.max_steps, degrees, self.importance)
+        options = (self.starts, self.max_steps, (self.draws, self.weighed, degrees, self.importance))
         return options, np.asarray(self.rounds if self.importance else 1)
 
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
@@ -174,13 +174,7 @@ class Laplace(Method):
 
     def outcome(self, found: Approximation, seconds: Any) -> Outcome:
         """Read the program's answer."""
-        stats = {
-            "lp": np.asarray(found.lp)[None],
-            "log_prior": np.asarray(found.evaluation.log_prior)[None],
-            "log_likelihood": np.asarray(found.evaluation.log_likelihood)[None],
-        }
-        values = {n: np.asarray(v)[None] for n, v in found.evaluation.values.items()}
-        return Outcome(values, stats, self.report(found, seconds))
+        return Outcome(*one_chain(found.evaluation, found.lp), self.report(found, seconds))
 
     def report(self, found: Approximation, seconds: Seconds) -> Report:
         """What the program's answer is worth."""

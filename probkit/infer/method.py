@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probkit.infer.batches import tracked
-from probkit.infer.target import Lanes, Target
+from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.report import Report, Seconds
 
 
@@ -92,6 +92,13 @@ def together(reports: list[Report], method: str, seconds: Seconds) -> Report:
         advice="Read .reports[lane] or .status() for the reasons." if failed else "",
         seconds=seconds,
     )
+
+
+def one_chain(evaluation: Evaluation, lp: Any, **more: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Values and per-draw figures of an evaluation, axis (draw,), with the axis (chain,) in front."""
+    stats = {"lp": lp, "log_prior": evaluation.log_prior, "log_likelihood": evaluation.log_likelihood} | more
+    values, figures = ({n: np.asarray(v)[None] for n, v in group.items()} for group in (evaluation.values, stats))
+    return values, figures
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
+from probkit.infer.batches import bar
 from probkit.infer.laplace import Laplace
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
 from probkit.infer.point import start_points
@@ -182,11 +183,11 @@ class NUTS(Method):
         seconds = seconds + more
         kept: list[dict[str, np.ndarray]] = []
         total = self.warmup + self.draws
-        with _bar(total, progress) as bar:
+        with bar(total, progress, "NUTS") as shown:
             for begin in range(0, total, CHUNK):
                 (state, figures), more = timed(_advance, target, centre, factor, state, options)
                 seconds = seconds + more
-                bar.update(min(CHUNK, total - begin))
+                shown.update(min(CHUNK, total - begin))
                 if begin + CHUNK > self.warmup:
                     kept.append(jax.device_get(figures))
         first = self.warmup % CHUNK
@@ -247,9 +248,3 @@ def _each(figure: Callable, draws: np.ndarray) -> np.ndarray:
     return np.array([figure(flat[..., i], chain_axis=0, draw_axis=1) for i in range(flat.shape[-1])]).reshape(
         draws.shape[2:]
     )
-
-
-def _bar(total: int, progress: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, disable=not progress, desc="NUTS", unit="it", leave=False)

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpyro.infer.autoguide import AutoDelta, AutoGuide, AutoLaplaceApproximation, AutoNormal
 
+from probkit.infer.batches import bar
 from probkit.infer.importance import Drawn, drawn, evaluated, judged, moved
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, one_chain
 from probkit.infer.phases import BLOCKS, UPDATES, Block, Phases
 from probkit.infer.point import start_points
 from probkit.infer.stochastic import Engine, State
 from probkit.infer.subsample import Plates, plates_of
 from probkit.infer.target import Target
-from probkit.infer.vi import RATIO, SHIFT
-from probkit.infer.vi import worst_ratio as worst_ratio
+from probkit.infer.vi import how_far_off, worst_ratio
 from probkit.math.psis import khat_threshold
 from probkit.model import Model
 from probkit.report import Report, Seconds, timed
@@ -199,22 +199,21 @@ class SVI(Method):
         k_start, k_end = jax.random.split(key)
         first, seconds = timed(_begin, target, k_start, init, options)
         state, steps, phases = first, 0, Phases(self.step_size, self.decay, self.tolerance)
-        with _bar(self.max_steps, progress) as bar:
+        with bar(self.max_steps, progress, "SVI") as shown:
             while steps < self.max_steps and not phases.done:
                 step_size = np.asarray(phases.step_size, target.dtype)
                 (state, chunk), more = timed(_advance, target, state, step_size, options)
                 phases.add(jax.device_get(chunk))
                 state = first if phases.lost else state
                 seconds, steps = seconds + more, steps + UPDATES * BLOCKS
-                bar.update(UPDATES * BLOCKS)
-                bar.set_postfix_str(f"step size {phases.step_size:.1g}, error {phases.error:.2g} sd")
+                shown.update(UPDATES * BLOCKS)
+                shown.set_postfix_str(f"step size {phases.step_size:.1g}, error {phases.error:.2g} sd")
         found, more = timed(_finish, target, phases.averaged(), k_end, self.draws, not plates.batches, options)
         found = jax.device_get(found)
-        stats = {}
-        if found.found is not None:
-            e = found.found.evaluation
-            stats = {"lp": found.found.lp, "log_prior": e.log_prior, "log_likelihood": e.log_likelihood}
-        values, stats = ({n: np.asarray(v)[None] for n, v in group.items()} for group in (found.values, stats))
+        if found.found is None:
+            values, stats = {n: np.asarray(v)[None] for n, v in found.values.items()}, dict[str, np.ndarray]()
+        else:
+            values, stats = one_chain(found.found.evaluation, found.found.lp)
         return Outcome(values, stats, self._report(found, phases, steps, plates, seconds + more))
 
     def _plates(self, target: Target) -> Plates:
@@ -250,7 +249,7 @@ class SVI(Method):
                 "mcse": {n: np.asarray(x) for n, x in f.mcse.items()},
                 "worst_mcse": float(f.worst_mcse),
                 "guide_shift": float(np.max(np.abs(a.shift))),
-                "guide_ratio": worst_ratio(np.asarray(a.ratio, float)),
+                "guide_ratio": worst_ratio(a.ratio),
             }
         notes = tuple(
             f"{name}: {steps * batch / size:.3g} passes over {size:,} rows, {batch:,} at a time"
@@ -275,17 +274,8 @@ class SVI(Method):
         if a.found is None:
             return True, f"{reason}; k-hat was not computed, as it takes all rows at once.", ""
         limit, k = float(khat_threshold(self.draws)), float(a.found.k_hat)
-        shift, ratio = float(np.max(np.abs(a.shift))), worst_ratio(np.asarray(a.ratio, float))
-        failed = [f"k-hat {k:.2f} above {limit:.2f}"] * (not k <= limit)
-        failed += [f"a mean is off by {shift:.2f} sd"] * (not shift <= SHIFT)
-        failed += [f"an sd is off by a factor of {ratio:.2f}"] * (not 1 / RATIO <= ratio <= RATIO)
+        failed = [f"k-hat {k:.2f} above {limit:.2f}"] * (not k <= limit) + how_far_off(a.shift, a.ratio)
         if failed:
             told = f"The guide is not the posterior: {', '.join(failed)}."
             return False, told, "Use a richer guide (AutoMultivariateNormal, a flow), Auto() or NUTS()."
         return True, f"{reason}; k-hat {k:.2f}.", ""
-
-
-def _bar(total: int, progress: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, disable=not progress, desc="SVI", unit="it", leave=False)

@@ -75,7 +75,7 @@ def approximate(
         last = fit_guide(target.log_density, k_noise, guide, first.guide.loc, factor, max_steps=5 * steps, **same)
         law = last.guide
     usable = first.definite & last.converged
-    options = (draws, pool, starts, 0, DEGREES, weigh)
+    options = (draws, pool, DEGREES, weigh)
     if weigh:
         _, found = draw(target, k_draw, _proposal(law), rounds, options)
         k_check, shift, ratio = found.k_hat, *moved(found.moments, found.moments)
@@ -93,7 +93,7 @@ def _plain(target: Target, key: PRNGKeyArray, law: Guide, options: tuple) -> tup
     A normal guide of the right moments may have tails too light to be weighed, so draws of a Student-t around it are
     weighed as well, and the sounder of the two tells the posterior's moments.
     """
-    draws, _, _, _, degrees, _ = options
+    draws, _, degrees, _ = options
     k_guide, k_check = jax.random.split(key)
     z, _ = standard_draws(k_guide, (-(-draws // 2), law.noise_dim), math.inf, law.loc.dtype)
     # Pairs z, -z beside each other: the guide's means without noise.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from probkit.infer.importance import LEAST_POOL, WORST_MCSE, least_ess
-from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown
+from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, one_chain
 from probkit.infer.target import Target
 from probkit.infer.variational import Variational, approximate
 from probkit.math.optimise import Minimum
@@ -95,12 +95,10 @@ class VI(Method):
         """Fit the guide and draw from it."""
         if not target.sites():
             return nothing_unknown(target, repr(self))
-        return self.run_from(target, key, init, None)[0]
+        return self.run_from(target, key, init, None)
 
-    def run_from(
-        self, target: Target, key: Any, init: dict | None, mode: Minimum | None
-    ) -> tuple[Outcome, Variational]:
-        """The same from a mode already at hand (or None), and everything the program found."""
+    def run_from(self, target: Target, key: Any, init: dict | None, mode: Minimum | None) -> Outcome:
+        """The same from a mode already at hand (or None)."""
         sites = target.sites()
         dim = sum(int(np.prod(shape)) for _, shape in sites.values())
         if self.importance and dim > RESPONSE_MAX_DIM:
@@ -115,12 +113,9 @@ class VI(Method):
         limits = (np.asarray(self.tolerance, target.dtype), np.asarray(ROUNDS), np.asarray(self.max_steps))
         found, seconds = timed(approximate, target, key, init, mode, limits, options)
         found = jax.device_get(found)
-        e = found.found.evaluation
-        stats = {"lp": found.found.lp, "log_prior": e.log_prior, "log_likelihood": e.log_likelihood}
-        if not self.importance:
-            stats["log_weight"] = found.found.raw
-        values, stats = ({n: np.asarray(v)[None] for n, v in group.items()} for group in (e.values, stats))
-        return Outcome(values, stats, self._report(found, seconds)), found
+        drawn = found.found
+        weights = {} if self.importance else {"log_weight": drawn.raw}
+        return Outcome(*one_chain(drawn.evaluation, drawn.lp, **weights), self._report(found, seconds))
 
     def _report(self, v: Variational, seconds: Seconds) -> Report:
         converged, reason, advice = self._judge(v)
@@ -169,21 +164,26 @@ class VI(Method):
             if failed:
                 return False, "The guide does not cover the posterior: " + ", ".join(failed) + ".", "Use NUTS."
             return True, f"{v.found.ess:.0f} effective draws of {self.weighed} weighed.", ""
-        shift, ratio = float(np.max(np.abs(v.shift))), worst_ratio(v.ratio)
         if not error <= self.tolerance:
             told = f"{int(v.fit.draws)} fixed draws leave a Monte Carlo error of {error:.2f} sd"
             return False, f"Not converged: {told}.", "Raise max_draws or tolerance."
         check = float(v.k_check)
         failed = missed
         if check <= limit:
-            failed += [f"a mean is off by {shift:.2f} sd"] * (not shift <= SHIFT)
-            failed += [f"an sd is off by a factor of {ratio:.2f}"] * (not 1 / RATIO <= ratio <= RATIO)
+            failed += how_far_off(v.shift, v.ratio)
         else:
             failed.append(f"k-hat {check:.2f} above {limit:.2f}, so weights cannot tell how far it is off")
         if failed:
             told = "The guide is not the posterior: " + ", ".join(failed) + "."
             return False, told, "Use importance=True, guide='full-rank', Auto() or NUTS()."
         return True, f"Means to {error:.2g} sd from {int(v.fit.draws)} fixed draws; k-hat {check:.2f}.", ""
+
+
+def how_far_off(shifts: Any, ratios: Any) -> list[str]:
+    """What of a guide's means and sds is too far from the weighted ones, in words."""
+    shift, ratio = float(np.max(np.abs(shifts))), worst_ratio(ratios)
+    failed = [f"a mean is off by {shift:.2f} sd"] * (not shift <= SHIFT)
+    return failed + [f"an sd is off by a factor of {ratio:.2f}"] * (not 1 / RATIO <= ratio <= RATIO)
 
 
 def worst_ratio(ratio: Any) -> float:
