@@ -1,0 +1,192 @@
+"""Batched Levenberg-Marquardt: one small nonlinear least-squares problem a lane, all lanes at once, lanes last.
+
+No line search, so no lane waits inside a step for another: each has its own damping and its own stop. Lanes last means
+that every operation runs along contiguous lanes, elimination too, and no batched LAPACK is called.
+
+References:
+    Marquardt (1963), An algorithm for least-squares estimation of nonlinear parameters. SIAM J. 11, 431-441.
+    Nielsen (1999), Damping parameter in Marquardt's method. IMM-REP-1999-05, Technical University of Denmark.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+#: Lanes left over after the first steps go on in batches of this share, whatever their number.
+SHARE = 4
+#: The smallest batch that is worth a second program, and the multiple of its size (so no lane falls in a remainder).
+LEAST_LANES = 64
+#: The damping at which a descent gives up.
+MOST_DAMPING = 1e10
+
+
+class LeastSquares(NamedTuple):
+    """The outcome of a batch, as data; a lane that failed harms no other.
+
+    Attributes:
+        x: the best point found.
+        cost: the sum of squared residuals there; inf where the start was not finite.
+        gradient: J' r there.
+        normal: J' J there; its inverse times the residual variance is the usual covariance of x.
+        converged: the decrease still to be had is below ``tolerance`` times the cost.
+        steps: evaluations used.
+    """
+
+    x: Float[Array, "params lanes"]
+    cost: Float[Array, " lanes"]
+    gradient: Float[Array, "params lanes"]
+    normal: Float[Array, "params params lanes"]
+    converged: Bool[Array, " lanes"]
+    steps: Int[Array, " lanes"]
+
+
+class _Descent(NamedTuple):
+    """A batch under way: the best points, the next trials, the decrease expected of them and the damping."""
+
+    best: LeastSquares
+    trial: Float[Array, "params lanes"]
+    predicted: Float[Array, " lanes"]
+    damping: Float[Array, " lanes"]
+
+
+def least_squares(
+    fn: Callable[..., tuple[Array, Array]],
+    x0: Float[Array, "params lanes"],
+    args: Any = (),
+    *,
+    steps: int = 60,
+    tolerance: float | None = None,
+    first: int = 16,
+) -> LeastSquares:
+    r"""Minimise $\sum_t r_t(x)^2$ in every lane.
+
+    Each step solves $(J'J + \lambda D)\,\delta = -J'r$ with D the diagonal of J'J. A trial that is not finite, or does
+    not lower the cost, is rejected and its lane damped. After ``first`` steps the lanes not yet done go on in smaller
+    batches; when a lane moves there depends on itself alone, so lanes do not change each other's digits.
+
+    Args:
+        fn: ``fn(x, *args) -> (residuals [time, lanes], jacobian [params, time, lanes])``, lane by lane independent;
+            may return inf or NaN outside its region. Missing residuals are 0, with derivatives 0.
+        x0: the starts.
+        args: a pytree of arrays with the lanes on their last axis.
+        steps: the most evaluations of a lane.
+        tolerance: the relative decrease of the cost at which a lane is done; by default 1e-9 in float64, 1e-5 in
+            float32.
+        first: evaluations before unfinished lanes leave the batch.
+
+    Returns:
+        A :class:`LeastSquares`.
+    """
+    tolerance = (1e-9 if jnp.finfo(x0.dtype).eps < 1e-12 else 1e-5) if tolerance is None else tolerance
+    lanes = x0.shape[1]
+    size = -(-lanes // SHARE // 16) * 16
+
+    def descend(args: Any, state: _Descent, limit: int) -> _Descent:
+        def advance(state: _Descent) -> _Descent:
+            going, new = _unfinished(state, limit), _step(fn, args, state, tolerance)
+            return jax.tree_util.tree_map(lambda a, b: jnp.where(going, a, b), new, state)
+
+        return lax.while_loop(lambda s: jnp.any(_unfinished(s, limit)), advance, state)
+
+    state = _begin(x0)
+    if lanes < LEAST_LANES * SHARE or first >= steps:
+        return descend(args, state, steps).best
+
+    def leftover(state: _Descent) -> _Descent:
+        index = jnp.argsort(~_unfinished(state, steps), stable=True)[:size]
+        take = lambda tree: jax.tree_util.tree_map(lambda a: a[..., index], tree)
+        done = descend(take(args), take(state), steps)
+        return jax.tree_util.tree_map(lambda whole, part: whole.at[..., index].set(part), state, done)
+
+    state = descend(args, state, first)
+    return lax.while_loop(lambda s: jnp.any(_unfinished(s, steps)), leftover, state).best
+
+
+def _begin(x0: Array) -> _Descent:
+    params, lanes = x0.shape
+    zero, far = jnp.zeros(lanes, x0.dtype), jnp.full(lanes, jnp.inf, x0.dtype)
+    best = LeastSquares(
+        x0,
+        far,
+        jnp.zeros_like(x0),
+        jnp.zeros((params, params, lanes), x0.dtype),
+        jnp.zeros(lanes, bool),
+        jnp.zeros(lanes, int),
+    )
+    return _Descent(best, x0, zero, jnp.full(lanes, 1e-2, x0.dtype))
+
+
+def _unfinished(state: _Descent, limit: int) -> Bool[Array, " lanes"]:
+    """Lanes that go on; one whose start was not finite has nothing to descend from."""
+    best = state.best
+    lost = (best.steps > 0) & jnp.isinf(best.cost)
+    return ~best.converged & ~lost & (best.steps < limit) & (state.damping < MOST_DAMPING)
+
+
+def _step(fn: Callable, args: Any, state: _Descent, tolerance: float) -> _Descent:
+    """Evaluate the trials, keep those that lowered the cost, make the next."""
+    best, trial, predicted, damping = state
+    eps = float(jnp.finfo(trial.dtype).eps)
+    r, J = fn(trial, *args)
+    cost, gradient, normal = jnp.sum(r * r, 0), jnp.sum(J * r, 1), gram(J)
+    finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(gradient), 0) & jnp.all(jnp.isfinite(normal), (0, 1))
+    better = finite & (cost <= best.cost)
+    first = jnp.isinf(best.cost)
+    ratio = jnp.where(first, 1.0, (best.cost - cost) / jnp.where(predicted > 0, predicted, 1.0))
+    eased = jnp.where(ratio > 0.75, damping / 8, jnp.where(ratio < 0.25, damping * 3, damping))
+    damping = jnp.clip(jnp.where(better, eased, jnp.maximum(damping * 8, 1e-4)), 1e-8)
+    x, cost, gradient, normal = (
+        jnp.where(better, a, b) for a, b in zip((trial, cost, gradient, normal), best[:4], strict=True)
+    )
+    delta, predicted = _trial_step(normal, gradient, damping)
+    # Undamped, the decrease would be up to 1 + damping times as large. No cost shows less than its rounding.
+    left = predicted * (1 + damping)
+    done = jnp.isfinite(cost) & ((left <= tolerance * cost) | (~better & (left <= 8 * eps * cost)))
+    kept = LeastSquares(x, cost, gradient, normal, done, best.steps + 1)
+    return _Descent(kept, x + delta, predicted, damping)
+
+
+def _trial_step(normal: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
+    """The damped step and the decrease of the cost that the linear model expects of it."""
+    diagonal = jnp.diagonal(normal).T
+    scale = jnp.where(diagonal > 0, lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    scaled = normal * scale[:, None] * scale[None]
+    params = normal.shape[0]
+    lifted = scaled + jnp.eye(params, dtype=normal.dtype)[:, :, None] * (damping + (diagonal <= 0)[None])
+    slope = gradient * scale
+    step = -solve(lifted, slope)
+    # With (S + damping I) step = -slope: -(2 slope'step + step'S step) = -slope'step + damping step'step.
+    predicted = jnp.sum(step * (damping * step - slope), 0)
+    return step * scale, predicted
+
+
+def gram(J: Float[Array, "params time lanes"]) -> Float[Array, "params params lanes"]:
+    """J' J of every lane."""
+    return lax.map(lambda row: jnp.sum(J * row, 1), J)
+
+
+def solve(A: Float[Array, "n n lanes"], b: Float[Array, "n lanes"]) -> Float[Array, "n lanes"]:
+    """Solve A x = b of every lane, A symmetric positive definite: elimination along contiguous lanes, unrolled.
+
+    NaN where a pivot is not positive.
+    """
+    n, rows, rest = b.shape[0], [], jnp.concatenate([A, b[:, None]], 1)
+    for _ in range(n):
+        pivot = rest[0, 0]
+        row = rest[0, 1:] / jnp.where(pivot > 0, pivot, jnp.nan)
+        rows.append(row)
+        rest = rest[1:, 1:] - rest[1:, :1] * row
+    x = rows[-1][-1:]
+    for row in reversed(rows[:-1]):
+        x = jnp.concatenate([row[-1:] - jnp.sum(row[:-1] * x, 0, keepdims=True), x])
+    return x
+
+
+def inverse(A: Float[Array, "n n lanes"]) -> Float[Array, "n n lanes"]:
+    """The inverse of a symmetric positive definite matrix a lane; NaN where it is not."""
+    unit = jnp.eye(A.shape[0], dtype=A.dtype)
+    return lax.map(lambda e: solve(A, jnp.broadcast_to(e[:, None], A.shape[1:])), unit)
