@@ -2,7 +2,7 @@
 
 * Maths (all of `math/`, and every file of a family but its `distribution.py`, `model.py` and `__init__.py`) imports JAX
   and maths of its own family.
-* `distribution.py` adds NumPyro.
+* `distribution.py`, and what ends in it, adds NumPyro.
 * A family never imports another, except that arima, ets and gp may use the maths and the distributions of ssm.
 * Nothing else in the package imports a family, except `__init__.py` and the adapters that build models.
 * ArviZ, Matplotlib and pandas are imported inside functions.
@@ -19,7 +19,7 @@ from helpers import ROOT
 FAMILIES = {"arima", "bnn", "ets", "gp", "ssm"}
 USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
-NOT_MATHS = {"model"}  # last part of the name: files of a family that may use the core
+NOT_MATHS = {"model", "structural"}  # last part of the name: files of a family that may use the core
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}
 CONFIGURES_JAX = {
@@ -56,7 +56,7 @@ def rung(module: str) -> str:
         return "core"
     if len(parts) == 2 or parts[-1] in NOT_MATHS:
         return "model"
-    return "distribution" if parts[-1] == "distribution" else "maths"
+    return "distribution" if parts[-1].endswith("distribution") else "maths"
 
 
 def imported(tree: ast.AST, module: str, is_package: bool, modules: set[str]) -> list[tuple[int, str]]:
