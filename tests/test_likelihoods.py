@@ -1,0 +1,123 @@
+"""Likelihoods: their laws, information and marginals against definitions, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from helpers import tol
+
+from probkit import likelihoods as lk
+from probkit.model import with_defaults
+
+CONCRETE = {
+    "Gaussian": lk.Gaussian(scale=0.7),
+    "HeteroscedasticGaussian": lk.HeteroscedasticGaussian(unit=0.5),
+    "StudentT": lk.StudentT(df=5.0, scale=0.7),
+    "Bernoulli": lk.Bernoulli(),
+    "Categorical": lk.Categorical(3),
+    "Poisson": lk.Poisson(unit=4.0),
+    "NegativeBinomial": lk.NegativeBinomial(concentration=3.0, unit=4.0),
+}
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return jax.random.normal(jax.random.key(1), (5, 3)) * 0.7
+
+
+@pytest.mark.parametrize("name", CONCRETE)
+def test_information_is_the_variance_of_the_score(name, latent):
+    likelihood = CONCRETE[name]
+    f = latent[:, : likelihood.outputs]
+
+    @jax.jit
+    def outer(key):
+        y = likelihood.law(f).sample(key)
+        score = jax.grad(lambda f: likelihood.law(f).log_prob(y).sum())(f)
+        return score[:, :, None] * score[:, None, :]
+
+    count = 10_000
+    found = jax.lax.map(outer, jax.random.split(jax.random.key(2), count), batch_size=2000)
+    error = 5 * found.std(0) / np.sqrt(count) + 1e-6
+    assert likelihood.fisher(f).shape == (5, likelihood.outputs, likelihood.outputs)
+    assert np.all(np.abs(found.mean(0) - likelihood.fisher(f)) < error)
+
+
+@pytest.mark.parametrize("name", CONCRETE)
+def test_marginal_is_the_mean_over_a_normal_latent(name, latent):
+    likelihood = CONCRETE[name]
+    k = likelihood.outputs
+    f = latent[:, :k]
+    covariance = jnp.broadcast_to(0.3 * (jnp.eye(k) * 0.8 + 0.2), (5, k, k))
+    law = likelihood.marginal(f, covariance)
+    e = jax.random.normal(jax.random.key(3), (20_000, 5, k)) @ jnp.linalg.cholesky(covariance[0]).T
+    if name == "Categorical":
+        assert np.allclose(law.probs, jax.nn.softmax(f + e).mean(0), atol=0.02)
+        return
+    mean, variance = jax.vmap(lambda e: (likelihood.law(f + e).mean, likelihood.law(f + e).variance))(e)
+    assert np.allclose(law.mean, mean.mean(0), atol=0.02, rtol=0.03)
+    assert np.allclose(law.variance, variance.mean(0) + mean.var(0), rtol=0.1, atol=0.02)
+
+
+def test_a_point_without_spread_has_the_plain_law(latent):
+    for likelihood in CONCRETE.values():
+        f = latent[:, : likelihood.outputs]
+        y = likelihood.law(f).sample(jax.random.key(4))
+        none = jnp.zeros((5, likelihood.outputs, likelihood.outputs))
+        gap = likelihood.marginal(f, none).log_prob(y) - likelihood.law(f).log_prob(y)
+        assert np.all(np.abs(gap) < tol(1e-5, 3e-2 if likelihood.discrete == "counts" else 1e-5))
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
+def test_the_noise_prior_is_free_of_scale(unit):
+    y = unit * jnp.array([1.0, 2.0, jnp.nan, 4.0])
+    prior = with_defaults(lk.Gaussian(), y).scale
+    one = with_defaults(lk.Gaussian(), y / unit).scale
+    scale = jnp.array([1e-3, 0.1, 1.0])
+    gap = prior.log_prob(scale * unit) + jnp.log(unit) - one.log_prob(scale)
+    assert np.all(np.abs(gap) < tol(1e-8, 1e-3))
+    assert jnp.isfinite(prior.log_prob(prior.sample(jax.random.key(0), (50,)))).all()
+
+
+def test_the_noise_of_a_constant_series_is_bounded():
+    prior = with_defaults(lk.Gaussian(), jnp.full(5, 3.0)).scale
+    assert float(dist.biject_to(prior.support)(-100.0)) >= 3.0 * jnp.finfo(jnp.result_type(float)).eps ** 0.5 * 0.999
+
+
+def test_standardised_columns_move_to_the_units_of_y():
+    f = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+    assert np.allclose(lk.Gaussian(scale=1.0).scaled(f[:, :1], 10.0, 2.0), [[12.0], [10.0]])
+    assert np.allclose(lk.HeteroscedasticGaussian(unit=1.0).scaled(f, 10.0, 2.0), [[12.0, 2.0], [10.0, -1.0]])
+    assert np.allclose(lk.Categorical(2).scaled(f, 10.0, 2.0), f)
+
+
+def test_gradients_stay_finite_far_out():
+    @jax.jit
+    def slopes(f):
+        each, y = CONCRETE.values(), jnp.ones(2)
+        return [
+            jax.grad(lambda f, one=one: one.law(f[:, : one.outputs]).log_prob(jnp.ones(2)).sum())(f) for one in each
+        ]
+
+    assert np.all(np.isfinite(np.stack(slopes(jnp.full((2, 3), 500.0)))))
+    assert np.all(np.isfinite(np.stack(slopes(jnp.full((2, 3), -500.0)))))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "message"),
+    [
+        (lk.Bernoulli(), [0, 2, 1], "y holds 2; Bernoulli takes classes 0 and 1"),
+        (lk.Categorical(3), [0, 1, 3], r"y holds 3; Categorical\(3\) takes 0 to 2"),
+        (lk.Categorical(3), [0, 0.5, np.nan], "y holds 0.5; Categorical takes classes"),
+        (lk.Poisson(), [0, -1, 3], "y holds -1; Poisson takes counts"),
+    ],
+)
+def test_refusals(likelihood, y, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood.check(y)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="classes is 1"):
+        lk.Categorical(1)
