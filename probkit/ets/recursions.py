@@ -1,0 +1,269 @@
+r"""All thirty exponential smoothing models as innovations state space recursions, one scan each.
+
+With $q$ the trend, $l_{t-1}$ (N), $l_{t-1} + \phi b_{t-1}$ (A) or $l_{t-1} b_{t-1}^\phi$ (M), and s the season of one
+period before,
+
+$$\mu_t = q,\; q + s,\; q s, \qquad e_t = y_t - \mu_t, \qquad u_t = e_t \text{ (season N, A)},\; e_t / s \text{ (M)},$$
+$$l_t = q + \alpha u_t, \qquad b_t = \phi b_{t-1} + \beta u_t \;(A), \quad b_{t-1}^\phi + \beta u_t / l_{t-1} \;(M),
+  \qquad s_t = s + \gamma e_t \;(A), \quad s + \gamma e_t / q \;(M).$$
+
+The error is additive, $e_t \sim N(0, \sigma^2)$, or multiplicative, $\epsilon_t = e_t / \mu_t \sim N(0, \sigma^2)$: the
+states move alike, so nine recursions serve for all forms (Hyndman et al. 2008, tables 2.2 and 2.3). The parameters are
+those of R's `forecast::ets`: beta and gamma are not divided by alpha or 1 - alpha.
+
+**Conventions.** NaN is missing: the states go on as expected, with no error. A series begins at its first observed
+value: before it nothing moves but the place in the season. Arrays are time-major and may have axes of lanes behind:
+y (time, *lanes), l and b (*lanes), s (period, *lanes), where s[j] is the season of y[j].
+
+References:
+    Hyndman, R. J., Koehler, A. B., Ord, J. K. and Snyder, R. D. (2008). Forecasting with Exponential Smoothing: The
+        State Space Approach. Springer.
+"""
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Form(NamedTuple):
+    """Which of the thirty models: error A or M, trend N, A or M and whether damped, season N, A or M."""
+
+    error: str
+    trend: str
+    damped: bool
+    season: str
+
+    @property
+    def name(self) -> str:
+        """The usual letters, such as ``AAdM``."""
+        return f"{self.error}{self.trend}{'d' * self.damped}{self.season}"
+
+    @property
+    def linear(self) -> bool:
+        """Whether the states move linearly in the errors: no multiplicative trend, no multiplicative season."""
+        return self.trend != "M" and self.season != "M"
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the joint law of y is Gaussian: linear, with additive errors."""
+        return self.linear and self.error == "A"
+
+    @property
+    def positive(self) -> bool:
+        """Whether only positive data make sense: something is multiplicative."""
+        return "M" in (self.error, self.trend, self.season)
+
+    @classmethod
+    def parse(cls, text: str) -> "Form":
+        """Read ``"AAdM"``, ``"ANN"`` ...: error, trend with or without d, season.
+
+        Raises:
+            ValueError: naming the letters that are known.
+        """
+        found = re.fullmatch(r"([AM])(N|Ad?|Md?)([NAM])", text)
+        if not found:
+            raise ValueError(
+                f"{text!r} is no exponential smoothing model; three letters are wanted: error A or M, trend N, A, Ad, "
+                'M or Md, season N, A or M, as in "ANN" or "MAdM".'
+            )
+        return cls(found[1], found[2][0], found[2].endswith("d"), found[3])
+
+
+#: The thirty forms.
+FORMS = tuple(Form.parse(e + t + s) for e in "AM" for t in ("N", "A", "Ad", "M", "Md") for s in "NAM")
+
+
+class Weights(NamedTuple):
+    """The smoothing parameters alpha, beta, gamma and the damping phi; those a form lacks are not read."""
+
+    alpha: Any
+    beta: Any = 0.0
+    gamma: Any = 0.0
+    phi: Any = 1.0
+
+
+class States(NamedTuple):
+    """Level l, slope b (a ratio where the trend is multiplicative) and season s; those a form lacks are not read."""
+
+    l: Any
+    b: Any = 0.0
+    s: Any = 0.0
+
+
+class Run(NamedTuple):
+    """What a pass over a series gives.
+
+    Attributes:
+        mean: one-step forecasts mu.
+        error: y - mu, 0 where y is missing.
+        seen: where y is observed.
+        valid: whether every state that is divided by, or raised to a power, stayed positive.
+        last: the states after the last value, the season beginning with that of the next time.
+    """
+
+    mean: Float[Array, "time *lanes"]
+    error: Float[Array, "time *lanes"]
+    seen: Bool[Array, "time *lanes"]
+    valid: Bool[Array, "*lanes"]
+    last: States
+
+
+def _positive(x: Array, valid: Array) -> tuple[Array, Array]:
+    """x where it is positive and 1 elsewhere, so that nothing overflows there; and whether all were so far."""
+    fine = x > 0
+    return jnp.where(fine, x, 1.0), valid & fine
+
+
+def _ahead(form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array) -> tuple:
+    """(q, what becomes of b, mu, l, s, valid): the forecast of one step, and the states made safe to divide by."""
+    if form.trend == "M":
+        l, valid = _positive(l, valid)
+        b, valid = _positive(b, valid)
+        b = b**w.phi if form.damped else b
+        q = l * b
+    elif form.trend == "A":
+        b = w.phi * b if form.damped else b
+        q = l + b
+    else:
+        q = l
+    if form.season == "M":
+        q, valid = _positive(q, valid)
+        s, valid = _positive(s, valid)
+        return q, b, q * s, l, s, valid
+    return q, b, (q + s if form.season == "A" else q), l, s, valid
+
+
+def _moved(form: Form, w: Weights, q: Array, b: Array, l: Array, s: Array, e: Array) -> tuple[Array, Array, Array]:
+    """The states after an error."""
+    u = e / s if form.season == "M" else e
+    if form.trend != "N":
+        b = b + w.beta * (u / l if form.trend == "M" else u)
+    if form.season != "N":
+        s = s + w.gamma * (e / q if form.season == "M" else e)
+    return q + w.alpha * u, b, s
+
+
+def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -> Run:
+    """One pass over a series: the one-step forecasts, their errors and the states after it.
+
+    Args:
+        form: which model; static.
+        y: observations, NaN where missing.
+        w: smoothing parameters, each () or (*lanes).
+        start: the states before the first observed value; s is (period, *lanes).
+    """
+    lanes, seasonal = y.shape[1:], form.season != "N"
+    dtype = jnp.result_type(y, w.alpha, start.l)
+    seen = ~jnp.isnan(y)
+    begun = lax.cummax(seen.astype(jnp.int8)) > 0
+    w = Weights(*(jnp.asarray(x, dtype) for x in w))
+    l, b = (jnp.broadcast_to(jnp.asarray(x, dtype), lanes) for x in start[:2])
+    ring = jnp.broadcast_to(jnp.asarray(start.s, dtype), (*jnp.shape(start.s)[:1], *lanes)) if seasonal else l[None]
+    period = ring.shape[0]
+
+    def step(carry: tuple, now: tuple) -> tuple:
+        l, b, ring, valid, place = carry
+        value, seen, begun = now
+        s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
+        q, b_next, mean, l_safe, s_safe, fine = _ahead(form, w, l, b, s, valid)
+        e = jnp.where(seen, value - mean, 0.0)
+        moved = _moved(form, w, q, b_next, l_safe, s_safe, e)
+        l, b = (jnp.where(begun, new, old) for new, old in zip(moved[:2], (l, b), strict=True))
+        valid = jnp.where(begun, fine, valid)
+        if seasonal:
+            ring = lax.dynamic_update_index_in_dim(ring, moved[2], place, 0)
+            place = jnp.where(place + 1 == period, 0, place + 1)
+        return (l, b, ring, valid, place), (mean, e)
+
+    carry = (l, b, ring, jnp.ones(lanes, bool), jnp.zeros((), jnp.int32))
+    (l, b, ring, valid, _), (mean, error) = lax.scan(step, carry, (jnp.where(seen, y, 0.0), seen, begun))
+    last = States(l, b, jnp.roll(ring, -(y.shape[0] % period), 0)) if seasonal else States(l, b)
+    return Run(mean, error, seen, valid, last)
+
+
+def log_likelihood(
+    form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States, sigma: Any
+) -> Float[Array, "*lanes"]:
+    r"""Log density of the observed values, the product of the one-step densities.
+
+    $$-\tfrac12 \sum_t \left(\log 2\pi\sigma^2 + e_t^2/\sigma^2\right), \qquad
+      -\tfrac12 \sum_t \left(\log 2\pi\sigma^2 + 2 \log \mu_t + \epsilon_t^2/\sigma^2\right)$$
+
+    for additive and multiplicative errors. R's `ets` reports a concentrated value: ours at
+    $\sigma^2 = \frac1n \sum e_t^2$ (or $\epsilon_t^2$) is R's $-\frac n2 (\log(2\pi/n) + 1)$.
+
+    Args:
+        form: which model; static.
+        y: observations, NaN where missing.
+        w: smoothing parameters.
+        start: the states before the first observed value.
+        sigma: standard deviation of the errors, relative ones where they are multiplicative.
+
+    Returns:
+        The log-likelihood; -inf, with derivatives 0, where a state that must be positive is not.
+    """
+    found = run(form, y, w, start)
+    sigma = jnp.asarray(sigma, found.mean.dtype)
+    valid, scaled, log_mean = found.valid & (sigma > 0), found.error, 0.0
+    if form.error == "M":
+        mean, fine = _positive(jnp.where(found.seen, found.mean, 1.0), found.seen | True)
+        valid, scaled = valid & jnp.all(fine, 0), found.error / mean
+        log_mean = jnp.log(mean)
+    sigma = jnp.where(valid, sigma, 1.0)
+    scaled = jnp.where(valid, scaled, 0.0) / sigma
+    terms = -0.5 * (LOG_2PI + scaled**2) - jnp.log(sigma) - jnp.where(valid, log_mean, 0.0)
+    return jnp.where(valid, jnp.sum(jnp.where(found.seen, terms, 0.0), 0), -jnp.inf)
+
+
+def concentrated(found: Run, form: Form) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:
+    """The log-likelihood at its best sigma, and that sigma, of a run."""
+    mean = jnp.where(found.seen & (found.mean > 0), found.mean, 1.0)
+    scaled = found.error / mean if form.error == "M" else found.error
+    n = jnp.sum(found.seen, 0)
+    sigma2 = jnp.sum(scaled**2, 0) / n
+    jacobian = jnp.sum(jnp.log(mean), 0) if form.error == "M" else 0.0
+    valid = found.valid & (jnp.all(~found.seen | (found.mean > 0), 0) if form.error == "M" else True)
+    return jnp.where(valid, -0.5 * n * (LOG_2PI + jnp.log(sigma2) + 1) - jacobian, -jnp.inf), jnp.sqrt(sigma2)
+
+
+def simulate(
+    form: Form, w: Weights, start: States, errors: Float[Array, "time *lanes"]
+) -> tuple[Float[Array, "time *lanes"], States]:
+    """The series that given errors make, and the states after it.
+
+    Args:
+        form: which model; static.
+        w: smoothing parameters.
+        start: the states before the first value.
+        errors: e, or the relative errors epsilon where they are multiplicative.
+
+    Returns:
+        y and the last states; NaN from where a state that must be positive is not.
+    """
+    lanes, seasonal = errors.shape[1:], form.season != "N"
+    w = Weights(*(jnp.asarray(x, errors.dtype) for x in w))
+    l, b = (jnp.broadcast_to(jnp.asarray(x, errors.dtype), lanes) for x in start[:2])
+    s = jnp.asarray(start.s, errors.dtype)
+    ring = jnp.broadcast_to(s, (*s.shape[:1], *lanes)) if seasonal else l[None]
+    period = ring.shape[0]
+
+    def step(carry: tuple, error: Array) -> tuple:
+        l, b, ring, valid, place = carry
+        s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
+        q, b, mean, l, s, valid = _ahead(form, w, l, b, s, valid)
+        e = error * mean if form.error == "M" else error
+        l, b, s = _moved(form, w, q, b, l, s, e)
+        if seasonal:
+            ring = lax.dynamic_update_index_in_dim(ring, s, place, 0)
+            place = jnp.where(place + 1 == period, 0, place + 1)
+        return (l, b, ring, valid, place), jnp.where(valid, mean + e, jnp.nan)
+
+    carry = (l, b, ring, jnp.ones(lanes, bool), jnp.zeros((), jnp.int32))
+    (l, b, ring, _, _), y = lax.scan(step, carry, errors)
+    return y, States(l, b, jnp.roll(ring, -(errors.shape[0] % period), 0) if seasonal else 0.0)
