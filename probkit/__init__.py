@@ -4,9 +4,10 @@ A model is a pytree, a prior stands where a number would go, and fitting gives t
 the priors were.
 """
 
-from probkit import arima, datasets, gp, ssm, vi
+from probkit import arima, datasets, ets, gp, ssm, vi
 from probkit.arima.model import ARIMA
 from probkit.compare import compare
+from probkit.ets.model import ETS, SES, Holt, HoltWinters
 from probkit.evaluate.calibration import Calibration, calibrate
 from probkit.evaluate.kfold import kfold
 from probkit.fit import fit
@@ -30,14 +31,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ARIMA",
+    "ETS",
     "GP",
     "MAP",
     "MLE",
     "NUTS",
+    "SES",
     "SVI",
     "VI",
     "Auto",
     "Calibration",
+    "Holt",
+    "HoltWinters",
     "LanePosterior",
     "Laplace",
     "LocalLevel",
@@ -52,6 +57,7 @@ __all__ = [
     "calibrate",
     "compare",
     "datasets",
+    "ets",
     "fit",
     "given",
     "gp",

@@ -29,6 +29,7 @@ class Given(eqx.Module):
     """A place filled from the rest of the model; made by :func:`given`."""
 
     fn: Callable = eqx.field(static=True)
+    hierarchy: bool = eqx.field(static=True, default=True)
 
 
 class Default(eqx.Module):
@@ -37,12 +38,14 @@ class Default(eqx.Module):
     fn: Callable = eqx.field(static=True)
 
 
-def given(fn: Callable[[Any], Any]) -> Given:
+def given(fn: Callable[[Any], Any], *, hierarchy: bool = True) -> Given:
     """Hold a place that depends on the rest of the model: a tie or a hierarchy.
 
     Args:
         fn: ``fn(model)`` with all plain priors of ``model`` already replaced by values (and earlier ``given`` places
             too). Returns an array (a tie) or a NumPyro distribution (a hierarchy).
+        hierarchy: False says that the distribution depends on the rest through its support alone (a bound), so that
+            maximum likelihood, which takes nothing but supports from priors, may use it.
 
     Returns:
         A marker to put in a field. The function is static: a new function object compiles again.
@@ -52,7 +55,7 @@ def given(fn: Callable[[Any], Any]) -> Given:
     """
     if not callable(fn):
         raise TypeError(f"given: fn is {type(fn).__name__}; a function of the model is wanted.")
-    return Given(fn)
+    return Given(fn, hierarchy)
 
 
 def param(*, dims: tuple[str, ...] = (), support: Any = None, default: Any = dataclasses.MISSING) -> Any:
@@ -173,9 +176,10 @@ def bind(model: Any, values: dict[str, Any]) -> Any:
 
 
 def plain_priors(model: Any) -> list[str]:
-    """Names of the priors that stand in a model as they are, not made by a ``given``."""
+    """Names of the priors that stand in a model as they are, or are made by a ``given`` that is no hierarchy."""
     names, _, leaves, _ = _places(model)
-    return [name for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, dist.Distribution)]
+    plain = lambda leaf: isinstance(leaf, dist.Distribution) or (isinstance(leaf, Given) and not leaf.hierarchy)
+    return [name for name, leaf in zip(names, leaves, strict=True) if plain(leaf)]
 
 
 def mask(model: Any) -> Any:

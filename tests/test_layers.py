@@ -21,6 +21,7 @@ USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
 NOT_MATHS = {"model", "structural"}  # last part of the name: files of a family that may use the core
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
+NOT_MATHS |= {"priors"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}
 CONFIGURES_JAX = {
     "jax.config.update",

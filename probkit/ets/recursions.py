@@ -120,8 +120,13 @@ def _positive(x: Array, valid: Array) -> tuple[Array, Array]:
     return jnp.where(fine, x, 1.0), valid & fine
 
 
-def _ahead(form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array) -> tuple:
-    """(q, what becomes of b, mu, l, s, valid): the forecast of one step, and the states made safe to divide by."""
+def _ahead(
+    form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array, strict: bool = True
+) -> tuple[Array, ...]:
+    """(q, what becomes of b, mu, l, s, valid): the forecast of one step, and the states made safe to divide by.
+
+    Not strict, a trend through 0 under a multiplicative season goes on, as in R's forecasts.
+    """
     if form.trend == "M":
         l, valid = _positive(l, valid)
         b, valid = _positive(b, valid)
@@ -133,8 +138,11 @@ def _ahead(form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array) -
     else:
         q = l
     if form.season == "M":
-        q, valid = _positive(q, valid)
-        s, valid = _positive(s, valid)
+        if strict:
+            q, valid = _positive(q, valid)
+            s, valid = _positive(s, valid)
+        else:
+            q, s = (jnp.where(x == 0, 1e-30, x) for x in (q, s))
         return q, b, q * s, l, s, valid
     return q, b, (q + s if form.season == "A" else q), l, s, valid
 
@@ -164,10 +172,10 @@ def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -
     begun = lax.cummax(seen.astype(jnp.int8)) > 0
     w = Weights(*(jnp.asarray(x, dtype) for x in w))
     l, b = (jnp.broadcast_to(jnp.asarray(x, dtype), lanes) for x in start[:2])
-    ring = jnp.broadcast_to(jnp.asarray(start.s, dtype), (*jnp.shape(start.s)[:1], *lanes)) if seasonal else l[None]
+    ring = _ring(start.s, lanes, dtype) if seasonal else l[None]
     period = ring.shape[0]
 
-    def step(carry: tuple, now: tuple) -> tuple:
+    def step(carry: tuple, now: tuple[Array, ...]) -> tuple[tuple, tuple[Array, Array]]:
         l, b, ring, valid, place = carry
         value, seen, begun = now
         s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
@@ -185,6 +193,12 @@ def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -
     (l, b, ring, valid, _), (mean, error) = lax.scan(step, carry, (jnp.where(seen, y, 0.0), seen, begun))
     last = States(l, b, jnp.roll(ring, -(y.shape[0] % period), 0)) if seasonal else States(l, b)
     return Run(mean, error, seen, valid, last)
+
+
+def _ring(s: Any, lanes: tuple[int, ...], dtype: Any) -> Float[Array, "period *lanes"]:
+    """The seasons of every lane; one set of them, (period,), serves all."""
+    s = jnp.asarray(s, dtype)
+    return jnp.broadcast_to(s.reshape(s.shape + (1,) * (1 + len(lanes) - s.ndim)), (s.shape[0], *lanes))
 
 
 def log_likelihood(
@@ -210,7 +224,8 @@ def log_likelihood(
     """
     found = run(form, y, w, start)
     sigma = jnp.asarray(sigma, found.mean.dtype)
-    valid, scaled, log_mean = found.valid & (sigma > 0), found.error, 0.0
+    valid, scaled = found.valid & (sigma > 0), found.error
+    log_mean = jnp.zeros((), sigma.dtype)
     if form.error == "M":
         mean, fine = _positive(jnp.where(found.seen, found.mean, 1.0), found.seen | True)
         valid, scaled = valid & jnp.all(fine, 0), found.error / mean
@@ -237,6 +252,9 @@ def simulate(
 ) -> tuple[Float[Array, "time *lanes"], States]:
     """The series that given errors make, and the states after it.
 
+    Where something is multiplicative, an error that would take y below a thousandth of its one-step mean is cut there:
+    below 0 the recursions mean nothing, and with y > 0 all states that must be positive stay so.
+
     Args:
         form: which model; static.
         w: smoothing parameters.
@@ -244,25 +262,26 @@ def simulate(
         errors: e, or the relative errors epsilon where they are multiplicative.
 
     Returns:
-        y and the last states; NaN from where a state that must be positive is not.
+        y and the last states.
     """
     lanes, seasonal = errors.shape[1:], form.season != "N"
     w = Weights(*(jnp.asarray(x, errors.dtype) for x in w))
     l, b = (jnp.broadcast_to(jnp.asarray(x, errors.dtype), lanes) for x in start[:2])
-    s = jnp.asarray(start.s, errors.dtype)
-    ring = jnp.broadcast_to(s, (*s.shape[:1], *lanes)) if seasonal else l[None]
+    ring = _ring(start.s, lanes, errors.dtype) if seasonal else l[None]
     period = ring.shape[0]
 
-    def step(carry: tuple, error: Array) -> tuple:
+    def step(carry: tuple, error: Array) -> tuple[tuple, Array]:
         l, b, ring, valid, place = carry
         s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
-        q, b, mean, l, s, valid = _ahead(form, w, l, b, s, valid)
+        q, b, mean, l, s, valid = _ahead(form, w, l, b, s, valid, strict=False)
         e = error * mean if form.error == "M" else error
+        if form.positive:
+            e = jnp.where(mean > 0, jnp.maximum(e, -0.999 * mean), e)
         l, b, s = _moved(form, w, q, b, l, s, e)
         if seasonal:
             ring = lax.dynamic_update_index_in_dim(ring, s, place, 0)
             place = jnp.where(place + 1 == period, 0, place + 1)
-        return (l, b, ring, valid, place), jnp.where(valid, mean + e, jnp.nan)
+        return (l, b, ring, valid, place), mean + e
 
     carry = (l, b, ring, jnp.ones(lanes, bool), jnp.zeros((), jnp.int32))
     (l, b, ring, _, _), y = lax.scan(step, carry, errors)
