@@ -23,7 +23,7 @@ def declared(model: Any) -> dict[str, tuple[dict, Any]]:
                 if "support" in field.metadata:
                     out[name] = (dict(field.metadata), held)
                 if not is_place(held):
-                    walk(held, f"{name}.")
+                    walk(held, prefix if field.name.startswith("_") else f"{name}.")  # as sites are named
         elif isinstance(node, list | tuple | dict):
             for key, held in node.items() if isinstance(node, dict) else enumerate(node):
                 walk(held, f"{prefix}{key}.")

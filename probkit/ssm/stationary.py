@@ -6,7 +6,8 @@ is stationary if and only if all $|r_k| < 1$, where the Durbin-Levinson recursio
 
 $$\phi^{(k)}_k = r_k, \qquad \phi^{(k)}_j = \phi^{(k-1)}_j - r_k \phi^{(k-1)}_{k-j}.$$
 
-The coefficients $\theta$ of an invertible moving average, $x_t = e_t + \theta_1 e_{t-1} + \dots$, are $-\phi$ of a stationary one.
+The coefficients $\theta$ of an invertible moving average, $x_t = e_t + \theta_1 e_{t-1} + \dots$, are $-\phi$ of a
+stationary one.
 
 References:
     Barndorff-Nielsen, O. and Schou, G. (1973). On the parametrization of autoregressive models by partial

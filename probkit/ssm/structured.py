@@ -1,0 +1,305 @@
+r"""The filter, the likelihood and its gradient for sums of structural parts: a scalar y, and a T that is never formed.
+
+The same algorithm, conventions and constants as `probkit.ssm.kalman`, which has the references; three things are cheaper:
+
+* T and T' are a diagonal and a few rows (`probkit.ssm.components`, where seasons do not move at all);
+* what is flat moves by itself, whatever the variances are, so its gains are found beforehand (`spend_flat`), and the
+  filter has no branch;
+* the gradient needs gains and errors alone, unless a parameter stands in T.
+
+Mean a and variance P given the flat states at 0 move by, with $L = I - K z'$,
+
+$$F = z'Pz + h, \quad v = y - z'a, \quad K = P z / F \ \text{or the flat gain}, \quad
+  a \leftarrow T (a + K v), \quad P \leftarrow T (L P L' + h K K') T' + \mathrm{diag}(q) + \textstyle\sum_b v_b g_b g_b',$$
+
+and the scores backwards by $r \leftarrow T' r$, $N \leftarrow T' N T$, then
+
+$$u = v / F - K' r, \quad D = 1 / F + K' N K, \quad r \leftarrow r + z u, \quad N \leftarrow L' N L + z z' / F.$$
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from probkit.ssm import smoother
+from probkit.ssm.components import Structure
+from probkit.ssm.recursions import negligible
+from probkit.ssm.statespace import Start
+
+CHUNK = 16  # times that the pass over flat states takes or leaves together
+
+
+class Spent(NamedTuple):
+    """What the observations were spent on before anything was known.
+
+    Attributes:
+        gain: the gain at times whose observation determines a flat direction, 0 elsewhere.
+        size: $F_\\infty = w'w$ there, 0 elsewhere.
+        left: the flat directions after the last time.
+    """
+
+    gain: Float[Array, "time m"]
+    size: Float[Array, " time"]
+    left: Float[Array, "m k"]
+
+
+class Errors(NamedTuple):
+    """What the forward pass leaves: one-step errors, their variances, gains before the transition.
+
+    Attributes:
+        v: error; 0 where missing.
+        F: variance, of its proper part where the time is spent on flat states.
+        F_inverse: 1 / F; 0 where missing or spent.
+        K: gain.
+        a: mean of the state before each time.
+        P: variance of the state before each time.
+    """
+
+    v: Float[Array, " time"]
+    F: Float[Array, " time"]
+    F_inverse: Float[Array, " time"]
+    K: Float[Array, "time m"]
+    a: Float[Array, "time m"]
+    P: Float[Array, "time m m"]
+
+
+class Scores(NamedTuple):
+    """What the backward pass leaves; see `probkit.ssm.recursions.Cumulants`.
+
+    Attributes:
+        u: smoothing error.
+        D: its variance.
+        D_scale: size of the terms that D was added up from.
+        q: derivative of the log-likelihood to the variances q of each time.
+        v: the same for the variances v.
+        r: score of the state disturbance.
+        N: its variance.
+        r_before: score of the state.
+        first: score of the first state, and its variance.
+    """
+
+    u: Float[Array, " time"]
+    D: Float[Array, " time"]
+    D_scale: Float[Array, " time"]
+    q: Float[Array, "time m"]
+    v: Float[Array, "time b"]
+    r: Float[Array, "time m"]
+    N: Float[Array, "time m m"]
+    r_before: Float[Array, "time m"]
+    first: tuple[Float[Array, " m"], Float[Array, "m m"]]
+
+
+def spend_flat(seen: Bool[Array, " time"], s: Structure) -> Spent:
+    """Which observations determine the flat states, and by what gain; it depends on no variance."""
+    n, k, m, dtype = seen.shape[0], len(s.flat), s.q.shape[0], s.q.dtype
+    index = np.array(s.flat, int)
+    if k == 0:
+        return Spent(jnp.zeros((n, m), dtype), jnp.zeros(n, dtype), jnp.zeros((m, 0), dtype))
+    z = jnp.broadcast_to(s.z[..., index], (n, k))
+
+    def step(carry, now):
+        Phi, U, left = carry
+        seen, z = now
+        x = z @ Phi
+        w = U @ (U @ x)  # twice, for the digits that the first projection cancels
+        diffuse = seen & (left > 0) & ~negligible(w, x)
+        w = jnp.where(diffuse, w, 0)
+        size = w @ w
+        w_inverse = w / jnp.where(diffuse, size, 1)
+        left = left - diffuse.astype(dtype)
+        U = jnp.where(left > 0, U - jnp.outer(w, w_inverse), 0)
+        return (s.flat_T @ Phi, U, left), (Phi @ w_inverse, size)
+
+    def some(carry, now):
+        none = jnp.zeros((CHUNK, k), dtype), jnp.zeros(CHUNK, dtype)
+        return lax.cond(carry[2] > 0, lambda carry: lax.scan(step, carry, now), lambda carry: (carry, none), carry)
+
+    start = jnp.eye(k, dtype=dtype), jnp.eye(k, dtype=dtype), jnp.asarray(k, dtype)
+    whole = n - n % CHUNK
+    chunks = [x[:whole].reshape(-1, CHUNK, *x.shape[1:]) for x in (seen, z)]
+    carry, (gain, size) = lax.scan(some, start, tuple(chunks))
+    (Phi, U, left), rest = lax.scan(step, carry, (seen[whole:], z[whole:]))
+    gain = jnp.concatenate([gain.reshape(whole, k), rest[0]])
+    place = jnp.eye(m, dtype=dtype)[index]
+    flat = jnp.where(left > 0, Phi @ U, 0)
+    return Spent(gain @ place, jnp.concatenate([size.reshape(whole), rest[1]]), place.T @ flat)
+
+
+def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent) -> tuple[Errors, Start]:
+    """The filter over y in the dtype of s, NaN where missing; and the law of the state after the last time."""
+    seen = ~jnp.isnan(y)
+    known = {"y": jnp.where(seen, y - s.d, 0), "proper": seen & (spent.size == 0), "gain": spent.gain}
+
+    def step(state, now):
+        a, P = state
+        z = now.get("z", s.z)
+        M = _times(P, z)
+        F = z @ M + s.h
+        v = jnp.where(now["seen"], now["y"] - z @ a, 0)
+        proper = now["proper"] & (F > 0)
+        F_inverse = jnp.where(proper, 1 / jnp.where(proper, F, 1), 0)
+        K = M * F_inverse + now["gain"]
+        P_seen = _joseph(P, K, M, z, s.h)
+        P_next = s.T.moved(P_seen) + jnp.diag(s.q)
+        if s.g is not None:
+            P_next = P_next + _moving_noise(s.v, now["g"])
+        return (s.T.apply(a + K * v), P_next), Errors(v, F, F_inverse, K, a, P)
+
+    last, errors = lax.scan(step, (jnp.zeros_like(s.q), s.P), {**known, "seen": seen, **_moving(s)})
+    return errors, Start(*last, spent.left)
+
+
+def _moving(s: Structure) -> dict[str, Array]:
+    """What a pass reads anew at every time."""
+    return ({"z": s.z} if s.z.ndim == 2 else {}) | ({} if s.g is None else {"g": s.g})
+
+
+def _times(P: Array, x: Array) -> Array:
+    """P x for a symmetric P, added up along the axis that vector units like."""
+    return jnp.sum(P * x[:, None], axis=0)
+
+
+def _joseph(P: Array, K: Array, M: Array, x: Array, c: Array) -> Array:
+    """(I - K x') P (I - K x')' + c K K' with M = P x, as two updates of rank one: what rounding adds to x'Px leaves."""
+    W = P - M[:, None] * K[None, :]
+    X = W + K[:, None] * (c * K - _times(W, x))[None, :]
+    return 0.5 * (X + X.T)
+
+
+def _moving_noise(v: Array, g: Array) -> Array:
+    return sum(v[b] * (g[b][:, None] * g[b][None, :]) for b in range(v.shape[0]))
+
+
+def run_backward(f: Errors, s: Structure) -> Scores:
+    """The adjoint of the filter, from 0 after the last time."""
+
+    def step(later, now):
+        r, N = later
+        z, K, F_inverse = now.get("z", s.z), now["K"], now["F_inverse"]
+        before, N_before = s.T.adjoint(r), s.T.moved_back(N)
+        NK = _times(N_before, K)
+        u, D = now["error"] - K @ before, F_inverse + K @ NK
+        size = F_inverse + jnp.abs(K) @ _times(jnp.abs(N_before), jnp.abs(K))
+        N_seen = _joseph(N_before, z, NK, K, F_inverse)
+        scores = before + z * u
+        gv = 0.5 * ((now["g"] @ r) ** 2 - jnp.sum((now["g"] @ N) * now["g"], axis=-1)) if s.g is not None else s.v
+        out = u, D, size, 0.5 * (r * r - jnp.diagonal(N)), gv, r, N, scores
+        return (scores, N_seen), out
+
+    nothing = jnp.zeros_like(s.q), jnp.zeros_like(s.P)
+    known = {"K": f.K, "F_inverse": f.F_inverse, "error": f.F_inverse * f.v}
+    first, out = lax.scan(step, nothing, {**known, **_moving(s)}, reverse=True)
+    return Scores(*out, first)
+
+
+def log_likelihood(y: Float[ArrayLike, " time"], s: Structure) -> Float[Array, ""]:
+    """Joint log density of the observed values, flat states integrated out; constants as in `kalman.log_likelihood`.
+
+    Derivatives to y, h, q, P, d and the entries of T are read off the backward pass, and may be differentiated once
+    more. z and the transition of flat states hold no parameters.
+
+    Args:
+        y: observations, NaN where missing.
+        s: the model, from `components.assemble`.
+
+    Returns:
+        The log-likelihood; -inf with a zero gradient where some F is not positive or a number overflows.
+    """
+    y = jnp.asarray(y, s.q.dtype)
+    spent = jax.tree.map(lax.stop_gradient, spend_flat(~jnp.isnan(y), s))
+    constants = jax.tree.map(lax.stop_gradient, (s.z, s.g)), spent
+    return _log_likelihood(y - s.d, s.h, s.T, s.q, s.v, s.P, constants)
+
+
+def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Array]:
+    r"""Mean and variance of each y given all others, $y - u / D$ and $1 / D$ (de Jong 1988).
+
+    Where y is missing, of what was not seen; NaN where nothing else determines a flat state that it sees.
+    """
+    y = jnp.asarray(y, s.q.dtype)
+    missing = jnp.isnan(y)
+    f, _ = run_forward(y, s, spend_flat(~missing, s))
+    b = run_backward(f, s)
+    D = jnp.where(100 * jnp.finfo(b.D.dtype).eps * b.D_scale >= b.D, jnp.nan, b.D)
+    gaps = lambda y: tuple(smoother.leave_one_out(y, s.matrices(), s.start()))
+    mean, variance = lax.cond(jnp.any(missing), gaps, lambda y: (y, y), y)
+    return jnp.where(missing, mean, y - b.u / D), jnp.where(missing, variance, 1 / D)
+
+
+def log_density(f: Errors, spent: Spent, seen: Bool[Array, " time"]) -> Float[Array, ""]:
+    """Joint log density of the observations whose errors the filter found; -inf where it failed."""
+    size = jnp.where(spent.size > 0, spent.size, f.F)
+    terms = jnp.log(jnp.where(seen, size, 1)) + f.v * (f.v * f.F_inverse)
+    value = -0.5 * (jnp.sum(terms) + math.log(2 * math.pi) * jnp.sum(seen, dtype=f.v.dtype))
+    return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+
+def _as_structure(h, T, q, v, P, constants):
+    (z, g), spent = constants
+    return Structure(z, T, q, v, g, P, h, jnp.zeros_like(h), jnp.zeros((0, 0), q.dtype), jnp.zeros_like(h), ()), spent
+
+
+@jax.custom_jvp
+def _log_likelihood(y, h, T, q, v, P, constants):
+    s, spent = _as_structure(h, T, q, v, P, constants)
+    return log_density(run_forward(y, s, spent)[0], spent, ~jnp.isnan(y))
+
+
+def _log_likelihood_jvp(primals, tangents):
+    y, h, T, q, v, P, constants = primals
+    dy, dh, dT, dq, dv, dP, _ = tangents
+    s, spent = _as_structure(h, T, q, v, P, constants)
+    f, _ = run_forward(y, s, spent)
+    value = log_density(f, spent, ~jnp.isnan(y))
+    b = run_backward(f, s)
+    r, N = b.first
+    total = jnp.zeros_like(value)
+
+    def add(total, gradient, direction):
+        if isinstance(direction, SymbolicZero) or direction is None:
+            return total
+        gradient = gradient()
+        usable = jnp.isfinite(value) & jnp.isfinite(gradient)
+        return total + jnp.vdot(jnp.where(usable, gradient, 0), direction)
+
+    total = add(total, lambda: -b.u, dy)
+    total = add(total, lambda: 0.5 * jnp.sum(b.u * b.u - b.D), dh)
+    total = add(total, lambda: jnp.sum(b.q, axis=0), dq)
+    total = add(total, lambda: jnp.sum(b.v, axis=0), dv)
+    total = add(total, lambda: 0.5 * (jnp.outer(r, r) - N), dP)
+    for gradient, direction in _transition_gradients(s, f, b, dT):
+        total = add(total, gradient, direction)
+    return value, total
+
+
+_log_likelihood.defjvp(_log_likelihood_jvp, symbolic_zeros=True)
+
+
+def _transition_gradients(s: Structure, f: Errors, b: Scores, dT):
+    r"""Derivatives to the entries of T in columns of states that are not flat, $\sum_t (r \hat\alpha' - N T L P)_{ij}$.
+
+    Pairs of a function that finds the derivative and the direction that it meets.
+    """
+    z = jnp.broadcast_to(s.z, f.K.shape)
+    M = jnp.einsum("tij,tj->ti", f.P, z)
+    alpha = f.a + jnp.einsum("tij,tj->ti", f.P, b.r_before)
+
+    def moved():  # T L P
+        W = f.P - f.K[:, :, None] * M[:, None, :]
+        return jax.vmap(s.T.apply)(W)
+
+    def diagonal():
+        return jnp.sum(b.r * alpha - jnp.sum(b.N * jnp.swapaxes(moved(), 1, 2), axis=2), axis=0)
+
+    def row(i):
+        return jnp.sum(b.r[:, i, None] * alpha - jnp.einsum("tj,tjk->tk", b.N[:, i], moved()), axis=0)
+
+    pairs = [(diagonal, dT.diagonal)]
+    return pairs + [(lambda i=i: row(i), direction) for i, direction in zip(s.T.heads, dT.rows, strict=True)]
