@@ -126,6 +126,7 @@ def test_a_lane_that_cannot_be_fitted_stays_alone(fitted):
 
 
 @pytest.mark.parametrize("method", [pk.MLE(starts=2), pk.NUTS(draws=20, warmup=30, chains=2)])
+@pytest.mark.once
 def test_other_methods(method):
     y = Y[:, [0, 2]]
     found = pk.fit(pk.LocalLevel(), y, key=KEY, method=method, progress=False)
@@ -152,6 +153,7 @@ def test_lanes_together_find_what_lanes_in_turn_find(fitted, monkeypatch):
     assert_allclose(one.mean((0, 1)), other.mean((0, 1)), atol=5 * other.std((0, 1)).max() * np.sqrt(2 / 400))
 
 
+@pytest.mark.once
 def test_lists_of_series_and_their_names():
     index = pd.date_range("2020-01-31", periods=TIME, freq="ME", name="month")
     listed = [pd.Series(Y[:, i], index, name=name) for i, name in enumerate("ab")]
@@ -162,6 +164,7 @@ def test_lists_of_series_and_their_names():
     assert found[1].series.name == "b"
 
 
+@pytest.mark.once
 def test_inputs_are_shared_and_a_model_without_priors_is_served():
     X = np.linspace(0.0, 1.0, 8)
     y = np.stack([1.0 + 2.0 * X, 5.0 - X], 1)
@@ -184,6 +187,7 @@ class Half(pk.Model):
         return dist.Normal(0.0, 1.0).expand([length]).to_event(1)
 
 
+@pytest.mark.once
 def test_a_lane_climbs_alone():
     y = np.array([[-1.0, 1.0], [0.0, 0.0]])
     found = pk.fit(Half(), y, key=KEY, method=pk.Auto(draws=400, starts=1), progress=False)

@@ -108,6 +108,7 @@ def test_1_a_list_of_numbers_is_an_array():
     [pk.MLE(), pk.MAP(), pk.Laplace(), pk.Auto(), pk.NUTS(chains=2, warmup=50, draws=50)],
     ids=lambda m: type(m).__name__,
 )
+@pytest.mark.once
 def test_1_a_second_fit_compiles_nothing(method):
     def fit(intercept, slope_sd, obs_sd, y):
         model = Line(intercept=intercept, slope=dist.Normal(0, slope_sd), obs_scale=dist.HalfNormal(obs_sd))
@@ -120,6 +121,7 @@ def test_1_a_second_fit_compiles_nothing(method):
     assert np.all(first.sites["slope"] != second.sites["slope"])
 
 
+@pytest.mark.once
 def test_1_the_default_fit_of_a_family_compiles_once(nile_level):
     y = 100 * np.asarray(nile_level.series.y)[::-1]
     with count_compilations() as compiled:
@@ -513,6 +515,7 @@ def test_the_density_is_that_of_the_numpyro_model(case):
     assert_allclose(back, u, atol=tol(1e-10, 1e-4))
 
 
+@pytest.mark.once
 def test_priors_of_every_kind_in_one_fit():
     kinds = ("vector", "simplex", "ordered", "truncated")
 

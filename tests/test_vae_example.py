@@ -12,6 +12,9 @@ from helpers import ROOT
 from numpy.testing import assert_allclose
 from scipy.stats import binom
 
+#: What stands here does not depend on the precision.
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def example():

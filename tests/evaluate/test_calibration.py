@@ -94,6 +94,7 @@ def test_the_local_level_is_calibrated():
     assert_allclose(found.table()["mean"], 0.5, atol=4 / np.sqrt(12 * 200))
 
 
+@pytest.mark.once
 def test_a_broken_model_is_caught():
     found = calibrated(pk.Auto(draws=500, starts=2), 200, LOUD)
     assert not found.uniform() and "NOT uniform" in repr(found)
@@ -110,6 +111,7 @@ def test_the_envelope_plot(tmp_path):
     assert_allclose(curve, share - np.arange(1, 100) / 100, atol=1e-12)
 
 
+@pytest.mark.once
 def test_inputs_and_components():
     X = np.linspace(-1.0, 1.0, 12)
     model = Line(intercept=dist.Normal(0.0, 3.0), obs_scale=dist.LogNormal(0.0, 0.3))
@@ -130,6 +132,7 @@ def test_inputs_and_components():
         (LEVEL, {"length": 20, "replications": 0}, ValueError, "replications"),
     ],
 )
+@pytest.mark.once
 def test_what_cannot_be_calibrated(model, options, error, message):
     with pytest.raises(error, match=message):
         pk.calibrate(model, key=KEY, progress=False, **options)

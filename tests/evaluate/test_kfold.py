@@ -20,6 +20,9 @@ import probkit as pk
 from probkit.evaluate.kfold import assign
 from probkit.evaluate.loo import exact_terms
 
+#: What stands here does not depend on the precision.
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(3)
 N = 24
 GAPS = {"complete": [], "gaps": [0, 5, 6, 15, 23]}

@@ -117,6 +117,7 @@ def test_psis_of_the_nile_against_quadrature():
 TEN = np.array([0, 1, 8, 27, 28, 42, 45, 76, 98, 99])
 
 
+@pytest.mark.once
 def test_ten_exact_refits_of_the_nile():
     exact = exact_terms(nile_fit(), TEN)
     assert_allclose(exact, by_quadrature(pk.datasets.nile().to_numpy(float), TEN), atol=0.02)
@@ -150,6 +151,7 @@ def with_outlier(value):
     return pk.fit(pk.LocalLevel(), y, key=KEY)
 
 
+@pytest.mark.once
 def test_only_bad_points_are_refitted():
     posterior = with_outlier(4000.0)
     plain, found = posterior.loo(), posterior.loo(refit=True)

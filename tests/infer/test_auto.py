@@ -47,6 +47,7 @@ def test_another_fit_compiles_nothing(nile):
     assert posterior.report.seconds.compile == 0
 
 
+@pytest.mark.once
 def test_new_prior_values_compile_nothing(nile):
     def model(scale):
         return pk.LocalLevel(level_scale=dist.HalfNormal(scale), obs_scale=dist.HalfNormal(3.0 * scale))
@@ -62,6 +63,7 @@ def skewed_a_little():
     numpyro.sample("x", dist.Exponential(1.0).expand([12]).to_event(1))
 
 
+@pytest.mark.once
 def test_more_draws_are_weighed_before_climbing():
     method = pk.Auto(draws=1000)
     alone = pk.fit(skewed_a_little, key=KEY, method=pk.Laplace(draws=1000), progress=False).report
@@ -102,6 +104,7 @@ def climbed():
     return pk.fit(skewed, key=KEY, progress=False)
 
 
+@pytest.mark.once
 def test_it_climbs_to_nuts_and_says_why():
     report = climbed().report
     assert report.converged
@@ -116,6 +119,7 @@ def test_it_climbs_to_nuts_and_says_why():
     assert_allclose(x.std((0, 1)), 0.5**0.5, rtol=0.15)
 
 
+@pytest.mark.once
 def test_climbing_again_compiles_nothing():
     climbed()
     with count_compilations() as compiled:
@@ -172,6 +176,7 @@ def test_eight_schools_takes_a_better_proposal():
     check_schools(theta, sites["mu"], sites["tau"], atol=0.12, rtol=0.12)
 
 
+@pytest.mark.once
 def test_eight_schools_centred_climbs_and_warns():
     y, sigma, _, _ = schools()
     posterior = pk.fit(centred, args=(y, sigma), key=KEY, progress=False)

@@ -87,6 +87,7 @@ def gaussian():
 BLIND = pk.NUTS(draws=400, warmup=400, start_at_laplace=False)
 
 
+@pytest.mark.once
 def test_without_a_laplace_fit():
     posterior = pk.fit(gaussian, key=KEY, method=BLIND, progress=False)
     assert posterior.report.converged

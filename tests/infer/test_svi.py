@@ -100,6 +100,7 @@ def test_a_flow_made_by_a_function():
     assert np.isfinite(posterior.report.k_hat)
 
 
+@pytest.mark.once
 def test_a_probkit_model():
     posterior = pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=KEY, method=FULL, progress=False)
     laplace = pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=KEY, method=pk.Laplace(), progress=False)
@@ -181,6 +182,7 @@ def two_modes():
     )
 
 
+@pytest.mark.once
 def test_of_restarts_the_best_answers():
     posterior = pk.fit(two_modes, key=KEY, method=SVI(restarts=8, tolerance=0.1), progress=False)
     assert_allclose(posterior.sites["x"].mean(), 9.0, atol=0.2)
@@ -195,6 +197,7 @@ def test_init_is_where_it_starts():
     assert_allclose(posterior.sites["x"].mean(), -9.0, atol=0.2)
 
 
+@pytest.mark.once
 def test_a_step_far_too_large_ends_in_a_report():
     report = pk.fit(two_modes, key=KEY, method=SVI(step_size=1e6, max_steps=2000), progress=False).report
     assert not report.converged

@@ -113,6 +113,7 @@ def centred(y, sigma):
 SCHOOLS = (np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), np.array([15.0, 10, 16, 11, 9, 11, 10, 18]))
 
 
+@pytest.mark.once
 def test_eight_schools_are_flagged_and_put_right_by_weights():
     reference = np.load(shared("data/posteriordb/reference/eight_schools-eight_schools_noncentered.npz"))
     plain = pk.fit(eight_schools, args=SCHOOLS, key=KEY, method=pk.VI(), progress=False)
@@ -128,6 +129,7 @@ def test_eight_schools_are_flagged_and_put_right_by_weights():
         assert_allclose(weighed.sites[name].std(), sd, rtol=0.12)
 
 
+@pytest.mark.once
 def test_a_funnel_is_not_believed():
     """Draws miss its neck, and so do their weights: only the height of the density there tells."""
     report = pk.fit(centred, args=SCHOOLS, key=KEY, method=pk.VI(importance=True), progress=False).report
@@ -141,6 +143,7 @@ def counts(y):
     numpyro.sample("y", dist.Poisson(jnp.exp(1 + scale * x)), obs=y)
 
 
+@pytest.mark.once
 def test_auto_climbs_to_a_guide():
     """Latent counts, 26 parameters: the mode is far from the mass, the guide is not. NUTS takes 20 times as long."""
     rng = np.random.default_rng(0)
