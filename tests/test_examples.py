@@ -40,7 +40,7 @@ def write(folder, text):
 
 class TestReadme:
     @pytest.mark.once
-        def test_snippets_run(self, capsys):
+    def test_snippets_run(self, capsys):
         snippets = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
         assert len(snippets) == 2
         names = {"__name__": "readme"}
