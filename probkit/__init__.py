@@ -4,14 +4,28 @@ A model is a pytree, a prior stands where a number would go, and fitting gives t
 the priors were.
 """
 
-from probkit import arima, datasets, ets, gp, ssm, vi
+from probkit import arima, bnn, datasets, ets, gp, likelihoods, ssm, vi
 from probkit.arima.model import ARIMA
+from probkit.bnn.model import BNN
+from probkit.bnn.nets import mlp
 from probkit.compare import compare
 from probkit.ets.model import ETS, SES, Holt, HoltWinters
 from probkit.evaluate.calibration import Calibration, calibrate
 from probkit.evaluate.kfold import kfold
 from probkit.fit import fit
-from probkit.gp.model import GP, Matern32
+from probkit.gp.model import GP
+from probkit.gp.product_covariances import ArcCosine, Constant, Linear, Polynomial, White
+from probkit.gp.stationary_covariances import (
+    RBF,
+    SHO,
+    Cosine,
+    Matern12,
+    Matern32,
+    Matern52,
+    Periodic,
+    RationalQuadratic,
+    SpectralMixture,
+)
 from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
@@ -31,29 +45,44 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ARIMA",
+    "BNN",
     "ETS",
     "GP",
     "MAP",
     "MLE",
     "NUTS",
+    "RBF",
     "SES",
+    "SHO",
     "SVI",
     "VI",
+    "ArcCosine",
     "Auto",
     "Calibration",
+    "Constant",
+    "Cosine",
     "Holt",
     "HoltWinters",
     "LanePosterior",
     "Laplace",
+    "Linear",
     "LocalLevel",
+    "Matern12",
     "Matern32",
+    "Matern52",
     "Model",
     "Param",
+    "Periodic",
+    "Polynomial",
     "Posterior",
     "Prediction",
+    "RationalQuadratic",
     "Report",
+    "SpectralMixture",
+    "White",
     "arima",
     "bind",
+    "bnn",
     "calibrate",
     "compare",
     "datasets",
@@ -62,7 +91,9 @@ __all__ = [
     "given",
     "gp",
     "kfold",
+    "likelihoods",
     "load",
+    "mlp",
     "param",
     "prior_predictive",
     "resolve",

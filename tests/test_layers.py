@@ -19,7 +19,8 @@ from helpers import ROOT
 FAMILIES = {"arima", "bnn", "ets", "gp", "ssm"}
 USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
-NOT_MATHS = {"model", "structural"}  # last part of the name: files of a family that may use the core
+NOT_MATHS = {"local", "methods", "model", "structural", "weights"}  # parts of a name: files of a family that may use the core
+NOT_MATHS |= {"covariance", "large", "latent", "line_process", "means", "product_covariances", "stationary_covariances"}
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 NOT_MATHS |= {"priors"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}
@@ -55,7 +56,7 @@ def rung(module: str) -> str:
         return "maths"
     if family(module) is None:
         return "core"
-    if len(parts) == 2 or parts[-1] in NOT_MATHS:
+    if len(parts) == 2 or NOT_MATHS & set(parts[2:]):
         return "model"
     return "distribution" if parts[-1].endswith("distribution") else "maths"
 

@@ -5,47 +5,43 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp.distribution import GaussianProcess
-from probkit.gp.kernels import matern32, squared_distance
+from probkit.gp.distribution import GaussianProcess, Process
+from probkit.gp.line_process import Markov, is_line
+from probkit.gp.stationary_covariances import Matern32
 from probkit.model import Model, Param, param
 
+#: From this many observations on, a Markov covariance on a line is solved as one: both are exact.
+LONG = 256
 
-class Matern32(eqx.Module):
-    """Matern-3/2 covariance: ``scale² (1 + r) exp(-r)`` with ``r = √3 |x - x'| / lengthscale``.
 
-    Args:
-        lengthscale: in the units of X, scalar or one per column (ARD). Default: log-normal around a quarter of the span
-            of X.
-        scale: standard deviation of the function, in the units of y. Default: half-normal with twice the spread of y.
+class Exact(eqx.Module):
+    """The solver by one Cholesky factor: exact for every covariance, O(n³) in time and O(n²) in memory."""
 
-    References:
-        Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, eq. 4.17.
-    """
+    def distribution(self, kernel: Any, X: Any, noise_scale: Any, loc: Any) -> GaussianProcess:
+        """The law of y."""
+        return GaussianProcess(kernel, X, noise_scale, loc)
 
-    lengthscale: Param = param(support=constraints.positive, default=lambda self, y, X: priors.lengthscale(y, X))
-    scale: Param = param(support=constraints.nonnegative, default=lambda self, y, X: priors.half_normal(y, 2.0))
-
-    def __call__(self, X1: Float[Array, "n *D"], X2: Float[Array, "m *D"]) -> Float[Array, "n m"]:
-        """Covariance between two sets of inputs."""
-        return self.scale**2 * matern32(squared_distance(X1, X2, self.lengthscale))
-
-    def diagonal(self, X: Float[Array, "n *D"]) -> Float[Array, " n"]:
-        """Variance at each input."""
-        return jnp.broadcast_to(self.scale**2, X.shape[:1])
+    def told(self, kernel: Any, X: Any) -> str:
+        """What a report says of this solver."""
+        return "Solved exactly by a Cholesky factor."
 
 
 class GP(Model):
-    """Gaussian-process regression with normal noise, exact: ``y = mean + f(X) + e``, ``f ~ GP(0, kernel)``.
+    """Gaussian-process regression with normal noise: ``y = mean + f(X) + e``, ``f ~ GP(0, kernel)``.
 
     Args:
         kernel: a covariance with priors in its fields. Default: ``Matern32()``.
-        obs_scale: standard deviation of the noise, in the units of y. Default: half-normal with the spread of y as its
-            scale, cut off below at the rounding error of y.
-        mean: constant mean. Default: normal around the mean of y with its spread.
+        obs_scale: standard deviation of the noise, in the units of y; a scalar, or known ones, (n,): then predictions
+            at new inputs are of the function itself. Default: half-normal with the spread of y as its scale, cut off
+            below at the rounding error of y.
+        mean: constant mean, or a callable pytree from inputs to the mean of y, such as ``gp.LinearMean()``. Default:
+            normal around the mean of y with its spread.
+        solver: what computes. None (the default) is exact: ``gp.Markov()``, in O(n), for one column of inputs, a Markov
+            covariance and more than 256 observations, else ``gp.Exact()``. Approximations are asked for by name:
+            ``gp.Sparse(200)``, ``gp.HSGP(30)``. The report says which one answered.
 
     X is (n,) or (n, features); left out, it is the time index 0, 1, 2, ... NaN in y is missing.
 
@@ -58,8 +54,23 @@ class GP(Model):
     kernel: Any = eqx.field(default_factory=Matern32)
     obs_scale: Param = param(support=constraints.nonnegative, default=lambda self, y, X: priors.noise(y))
     mean: Param = param(default=lambda self, y, X: dist.Normal(priors.centre(y), priors.spread(y)))
+    solver: Any = None
 
-    def distribution(self, X: Any, length: int) -> GaussianProcess:
+    def distribution(self, X: Any, length: int) -> Process:
         """The distribution of y given the kernel's parameters, the noise and the mean."""
-        X = jnp.arange(length, dtype=jnp.result_type(self.obs_scale, self.mean)) if X is None else X
-        return GaussianProcess(self.kernel, X, self.obs_scale, self.mean)
+        X = self._inputs(X, length)
+        return self._solver(X).distribution(self.kernel, X, self.obs_scale, self.mean)
+
+    def notes(self, y: Any, X: Any = None) -> tuple[str, ...]:
+        """What a report should say of one concrete model: which solver answered."""
+        X = self._inputs(X, y.shape[0])
+        return (self._solver(X).told(self.kernel, X),)
+
+    def _inputs(self, X: Any, length: int) -> Any:
+        dtype = jnp.result_type(self.obs_scale, *([] if callable(self.mean) else [self.mean]))
+        return jnp.arange(length, dtype=dtype) if X is None else X
+
+    def _solver(self, X: Any) -> Any:
+        if self.solver is not None:
+            return self.solver
+        return Markov() if X.shape[0] > LONG and is_line(self.kernel, X) else Exact()
