@@ -151,8 +151,11 @@ def as_lanes(y: Any) -> Panel:
     )
 
 
-def as_inputs(X: Any, length: int | None, dtype: Any, name: str = "X") -> jax.Array | None:
-    """Read inputs: shape (n,) or (n, features), finite numbers, as many rows as ``length``.
+def as_inputs(
+    X: Any, length: int | None, dtype: Any, name: str = "X", axes: tuple[int, ...] = (1, 2)
+) -> jax.Array | None:
+    """Read inputs: shape (n,) or (n, features), finite numbers, as many rows as ``length``; more axes where ``axes`` has
+    their number (images, sequences).
 
     Raises:
         TypeError: values are not numbers.
@@ -164,7 +167,7 @@ def as_inputs(X: Any, length: int | None, dtype: Any, name: str = "X") -> jax.Ar
     values = native.to_numpy() if isinstance(native, nw.DataFrame | nw.Series) else _array(name, X)
     if values.dtype.kind not in NUMBERS:
         raise TypeError(f"{name} has dtype {values.dtype}; numbers are wanted (float or int).")
-    if values.ndim not in (1, 2) or (length is not None and values.shape[0] != length):
+    if values.ndim not in axes or (length is not None and values.shape[0] != length):
         rows = "n" if length is None else str(length)
         raise ValueError(f"{name} has shape {values.shape}; ({rows},) or ({rows}, features) is wanted.")
     if not np.all(np.isfinite(values)):

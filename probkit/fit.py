@@ -12,10 +12,10 @@ import numpyro.distributions as dist
 
 from probkit import border
 from probkit.infer.auto import Auto
-from probkit.infer.method import Method, together
+from probkit.infer.method import Method, Outcome, together
 from probkit.infer.target import Lanes, Target
 from probkit.lanes import LanePosterior
-from probkit.model import Model, strong
+from probkit.model import Model, bind, strong
 from probkit.posterior import Posterior
 from probkit.report import Report
 from probkit.supports import check_supports
@@ -42,7 +42,7 @@ def fit(
             a :class:`probkit.LanePosterior`.
         X: inputs, (time,) or (time, features), where the model takes them. For models only.
         key: a new-style key, ``jax.random.key(seed)``; there is no default seed.
-        method: how to answer: ``Auto()`` (the default), ``MLE()``, ``MAP()``, ``Laplace()``, ``VI()``,
+        method: how to answer: ``Auto()`` (the default but for nets), ``MLE()``, ``MAP()``, ``Laplace()``, ``VI()``,
             ``SVI()`` (minibatches, NumPyro's guides and flows), ``NUTS()``.
         init: sites in constrained space to start from, by name; the search then starts there alone.
         args: arguments of a plain NumPyro function: arrays and floats are traced, the rest is static.
@@ -61,15 +61,15 @@ def fit(
     anew, in a plain model or in ``given``) is a new structure and compiles again.
     """
     border.check_key(key, "fit")
-    method = Auto() if method is None else method
-    if not isinstance(method, Method):
+    if method is not None and not isinstance(method, Method):
         raise TypeError(f"method is {method!r}; a method value is wanted, such as pk.Auto() or pk.NUTS(draws=500).")
     if isinstance(model, Model):
         if args or kwargs:
             raise TypeError("args and kwargs are for plain NumPyro functions; pass y and X to fit a model.")
         if border.is_many(y):
-            return _fit_lanes(model, y, X, key, method, init, progress)
+            return _fit_lanes(model, y, X, key, Auto() if method is None else method, init, progress)
         target, series = _model_target(model, y, X)
+        method = target.model.default_method(*target.args) if method is None else method
         notes = border.data_notes(series.y)
     elif isinstance(model, type) and issubclass(model, Model):
         raise TypeError(f"model is the class {model.__name__}; an instance is wanted: {model.__name__}().")
@@ -79,13 +79,29 @@ def fit(
         target, series, notes = _function_target(model, args, kwargs or {}), None, ()
     else:
         raise TypeError(f"model is {type(model).__name__}; a probkit model or a NumPyro model function is wanted.")
+    method = Auto() if method is None else method
     k_fit, k_predict = jax.random.split(key)
     start = _check_init(init, target)
     outcome = method.run(target, k_fit, start, progress)
-    outcome = dataclasses.replace(
-        outcome, report=dataclasses.replace(outcome.report, notes=notes + outcome.report.notes)
-    )
-    return Posterior(target, method, outcome, k_predict, series)
+    notes += outcome.report.notes + _told(outcome.target or target, outcome)
+    outcome = dataclasses.replace(outcome, report=dataclasses.replace(outcome.report, notes=notes))
+    return Posterior(outcome.target or target, method, outcome, k_predict, series)
+
+
+def _told(target: Target, outcome: Outcome) -> tuple[str, ...]:
+    """What a model tells of itself at its best draw: which solver answered, what it added."""
+    if not isinstance(target.model, Model) or type(target.model).notes is Model.notes:
+        return ()
+    lp = np.nan_to_num(outcome.stats["lp"], nan=-np.inf)
+    best = np.unravel_index(np.argmax(lp), lp.shape)
+    known = target.sites()
+    values = {name: jnp.asarray(v[best], target.dtype) for name, v in outcome.values.items() if name in known}
+    return _bound(target, values).notes(*target.args)
+
+
+@eqx.filter_jit
+def _bound(target: Target, values: dict[str, jax.Array]) -> Model:
+    return bind(target.resolved().model, values)
 
 
 def _fit_lanes(
@@ -93,8 +109,9 @@ def _fit_lanes(
 ) -> LanePosterior:
     """Fit every series of a panel by itself; one that cannot be fitted has a report that says so, and NaN."""
     panel = border.as_lanes(y)
-    inputs = border.as_inputs(X, len(panel.y), panel.y.dtype)
+    inputs = border.as_inputs(X, len(panel.y), panel.y.dtype, axes=model.input_axes)
     check_supports(model)
+    model.check_data(panel.y[:, 0], inputs)
     lanes = Lanes(strong(model, panel.y.dtype), panel.y, inputs)
     k_fit, k_predict = jax.random.split(key)
     keys = jax.random.split(k_fit, lanes.count)
@@ -117,8 +134,9 @@ def _model_target(model: Model, y: Any, X: Any) -> tuple[Target, border.Series]:
     if y is None:
         raise TypeError(f"fit needs y to fit {name}: pk.fit({name}(...), y, key=key).")
     series = border.as_series(y, name)
-    inputs = border.as_inputs(X, len(series.y), series.y.dtype)
+    inputs = border.as_inputs(X, len(series.y), series.y.dtype, axes=model.input_axes)
     check_supports(model)
+    model.check_data(series.y, inputs)
     return Target(strong(model, series.y.dtype), (series.y, inputs)), series
 
 

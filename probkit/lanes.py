@@ -231,14 +231,14 @@ class LanePosterior:
         chains, draws = self._shape()
         repeats = 1 if chains * draws > 1 else POINT_DRAWS
         keys = jax.random.split(key, (len(self), chains * draws, repeats))
-        sample, mean, std = jax.device_get(_predictive(self.lanes, self._flat(), keys, what, horizon, X_new))
+        sample, mean, told = jax.device_get(_predictive(self.lanes, self._flat(), keys, what, horizon, X_new))
         lanes, n = len(self), mean.shape[-1]
 
         def shaped(a: Any, repeats: int = 1) -> Any:
             return None if a is None else np.moveaxis(a.reshape(lanes, chains, draws * repeats, n), 0, 2)
 
         name = self.panel.label_name or "time" if what == "forecast" or X_new is None else "row"
-        return Prediction(shaped(sample, repeats), shaped(mean), shaped(std), labels, name, None, self.panel.names)
+        return Prediction(shaped(sample, repeats), shaped(mean), shaped(told.get("stds")), labels, name, None, self.panel.names)
 
     def _labels(self) -> np.ndarray:
         labels = self.panel.labels

@@ -100,8 +100,9 @@ def is_place(leaf: Any) -> bool:
 
 
 def _name(path: tuple) -> str:
-    part = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))) for key in path)
-    return ".".join(str(p) for p in part)
+    """The path, dotted; a field whose name begins with an underscore adds nothing (a sum holds its parts so)."""
+    part = (str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+    return ".".join(p for p in part if not p.startswith("_"))
 
 
 def _follow(tree: Any, path: tuple) -> Any:
@@ -251,13 +252,26 @@ class Model(eqx.Module):
     Attributes:
         integrates_states: whether latent states are integrated out of the likelihood, so that LOO terms are marginal
             over them and ``p_loo`` would count the parameters alone.
+        input_axes: how many axes X may have, the first of them over rows.
     """
 
     integrates_states: ClassVar[bool] = False
+    input_axes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @abc.abstractmethod
     def distribution(self, X: Any, length: int) -> dist.Distribution:
         """The distribution of ``y``, shape (length,), given concrete parameters and inputs ``X`` (or None)."""
+
+    def check_data(self, y: Any, X: Any) -> None:  # noqa: B027
+        """Refuse data that the model cannot take; called by ``fit`` at the border, on concrete arrays."""
+
+    def notes(self, y: Any, X: Any) -> tuple[str, ...]:
+        """What a report should tell of one concrete model and its data; ``fit`` asks at the best draw."""
+        return ()
+
+    def default_method(self, y: Any, X: Any) -> Any:
+        """The method that ``fit`` takes where none is given; None is ``Auto()``."""
+        return None
 
     def log_likelihood(self, y: Float[Array, " n"], X: Any = None) -> Float[Array, ""]:
         """Joint log density of ``y`` under one concrete model; NaN entries of ``y`` are missing."""

@@ -22,6 +22,33 @@ from probkit.report import Report
 POINT_DRAWS = 1000
 
 
+def parts(law: dist.Distribution) -> dict[str, Array]:
+    """What a law tells beside its mean: its sd where it is normal, the sd of its noise, or its classes.
+
+    ``stds``, ``noise`` (the sd that remains if the parameters, and the latent function, were known), and for classes
+    ``probabilities`` (n, classes) and ``entropies`` (of the class, the latent function known).
+    """
+    base = law
+    while isinstance(base, dist.Independent | dist.ExpandedDistribution):
+        base = base.base_dist
+    if base.has_enumerate_support and isinstance(base, dist.CategoricalLogits | dist.CategoricalProbs):
+        probabilities = jnp.broadcast_to(base.probs, (*law.shape(), base.probs.shape[-1]))
+    elif isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs):
+        p = jnp.broadcast_to(base.probs, law.shape())
+        probabilities = jnp.stack([1 - p, p], axis=-1)
+    elif normal_marginals(law):
+        std = jnp.sqrt(law.variance)
+        noise = getattr(law, "noise_variance", None)
+        return {"stds": std, "noise": std if noise is None else jnp.sqrt(jnp.broadcast_to(noise, std.shape))}
+    else:
+        noise = getattr(law, "noise_variance", None)
+        return {} if noise is None else {"noise": jnp.sqrt(noise)}
+    own = -jnp.sum(jax.scipy.special.xlogy(probabilities, probabilities), axis=-1)
+    entropies = getattr(law, "expected_entropy", own)
+    classes = jnp.arange(probabilities.shape[-1], dtype=probabilities.dtype)
+    return {"probabilities": probabilities, "entropies": entropies, "class_mean": probabilities @ classes}
+
+
 def normal_marginals(law: dist.Distribution) -> bool:
     """Whether each entry of a law is normal, so that mixtures of it have exact quantiles."""
     while isinstance(law, dist.Independent | dist.ExpandedDistribution):
@@ -49,7 +76,7 @@ def loo_terms(target: Target, values: dict[str, Any], index: Any) -> Array:
 
 @eqx.filter_jit
 def _predictive(target: Target, values: dict[str, Any], keys: Array, what: str, horizon: int, X_new: Any) -> tuple:
-    """Draws, means and stds of the observable for every draw of the parameters; ``keys`` is (S, repeats)."""
+    """Draws, means and parts of the observable for every draw of the parameters; ``keys`` is (S, repeats)."""
     return predictive(target.resolved(), values, keys, what, horizon, X_new)
 
 
@@ -65,8 +92,9 @@ def predictive(target: Target, values: dict[str, Any], keys: Array, what: str, h
             law = model.leave_one_out(y, X)
         else:
             law = model.predict(y, X, X_new)
-        std = jnp.sqrt(law.variance) if normal_marginals(law) else None
-        return jax.vmap(law.sample)(key), law.mean, std
+        told = parts(law)
+        mean = told.pop("class_mean", None)
+        return jax.vmap(law.sample)(key), law.mean if mean is None else mean, told
 
     return target.map(one, values, keys)
 
@@ -81,6 +109,7 @@ class Posterior:
         outcome: draws, per-draw figures and the report, as the method gave them.
         key: the key that predictions use unless they are given one.
         series: the data with their labels (None for plain functions).
+        updated: whether data came in after the fit (:meth:`update`), which the draws do not know of.
     """
 
     target: Target
@@ -88,6 +117,7 @@ class Posterior:
     outcome: Outcome
     key: Any
     series: border.Series | None = None
+    updated: bool = False
 
     @property
     def model(self) -> Any:
@@ -107,12 +137,12 @@ class Posterior:
     @property
     def targets_posterior(self) -> bool:
         """Whether the draws follow the posterior (not point estimates and plain approximations)."""
-        return self.method.targets_posterior
+        return self.method.targets_posterior and not self.updated
 
     @property
     def has_loo(self) -> bool:
         """Whether leave-one-out can be had: from draws of the posterior, or of a guide with its weights."""
-        return self.targets_posterior or "log_weight" in self.outcome.stats
+        return self.targets_posterior or ("log_weight" in self.outcome.stats and not self.updated)
 
     @functools.cached_property
     def draws(self) -> Any:
@@ -147,7 +177,7 @@ class Posterior:
             key: a new-style key; the posterior's own by default.
         """
         y, X = self._data("predict")
-        new = border.as_inputs(X_new, None, y.dtype, "X_new")
+        new = border.as_inputs(X_new, None, y.dtype, "X_new", self.model.input_axes)
         if new is not None and X is not None and new.shape[1:] != X.shape[1:]:
             raise ValueError(f"X_new has shape {new.shape}; columns as in X, shape {X.shape}, are wanted.")
         labels, name = self._labels() if new is None else (np.arange(new.shape[0]), "row")
@@ -180,16 +210,15 @@ class Posterior:
     ) -> Prediction:
         key = self.key if key is None else border.check_key(key, what)
         chains, draws = self._shape()
-        repeats = 1 if chains * draws > 1 else POINT_DRAWS
+        # The members of an ensemble are few, and each stands for many draws of the observable.
+        few = chains * draws == 1 or not self.targets_posterior
+        repeats = max(1, POINT_DRAWS // (chains * draws)) if few else 1
         keys = jax.random.split(key, (chains * draws, repeats))
-        sample, mean, std = jax.device_get(_predictive(self.target, self._flat(), keys, what, horizon, X_new))
-        n = mean.shape[-1]
-
-        def shaped(a: Any) -> Any:
-            return None if a is None else a.reshape(chains, draws, n)
-
-        sample = sample.reshape(chains, draws * repeats, n)
-        return Prediction(sample, shaped(mean), shaped(std), labels, name, history)
+        sample, mean, told = jax.device_get(_predictive(self.target, self._flat(), keys, what, horizon, X_new))
+        shaped = lambda a: a.reshape(chains, draws, *a.shape[1:])
+        sample = sample.reshape(chains, draws * repeats, mean.shape[-1])
+        told = {part: shaped(a) for part, a in told.items()}
+        return Prediction(sample, shaped(mean), told.pop("stds", None), labels, name, history, **told)
 
     # -- leave-one-out ------------------------------------------------------------------------------------------------
 
@@ -220,6 +249,50 @@ class Posterior:
         from probkit.evaluate.loo import psis_loo
 
         return psis_loo(self, refit)
+
+    # -- time series --------------------------------------------------------------------------------------------------
+
+    def components(self, *, draws: int = 1000, key: Any = None) -> Any:
+        """The parts that a series is the sum of; see :func:`probkit.timeseries.components`."""
+        from probkit import timeseries
+
+        return timeseries.components(self, draws=draws, key=key)
+
+    def smooth(self, *, draws: int = 1000, key: Any = None) -> Prediction:
+        """The signal without noise given all data; see :func:`probkit.timeseries.smooth`."""
+        from probkit import timeseries
+
+        return timeseries.smooth(self, draws=draws, key=key)
+
+    def filter(self, *, draws: int = 1000) -> Prediction:
+        """Each y given those before it; see :func:`probkit.timeseries.filtered`."""
+        from probkit import timeseries
+
+        return timeseries.filtered(self, draws=draws)
+
+    def residuals(self) -> Any:
+        """Standardised one-step errors, their tests and plots; see :class:`probkit.residuals.Residuals`."""
+        from probkit.residuals import residuals
+
+        return residuals(self)
+
+    def anomalies(self, *, threshold: float = 3.0) -> Any:
+        """Leave-one-out z-scores of every value; see :func:`probkit.timeseries.anomalies`."""
+        from probkit import timeseries
+
+        return timeseries.anomalies(self, threshold=threshold)
+
+    def impute(self, *, draws: int = 1000, key: Any = None) -> Prediction:
+        """The series with its gaps filled by joint draws; see :func:`probkit.timeseries.impute`."""
+        from probkit import timeseries
+
+        return timeseries.impute(self, draws=draws, key=key)
+
+    def update(self, y_new: Any, X_new: Any = None) -> "Posterior":
+        """The same parameters with more data behind them; see :func:`probkit.timeseries.update`."""
+        from probkit import timeseries
+
+        return timeseries.update(self, y_new, X_new)
 
     # -- summaries and export -----------------------------------------------------------------------------------------
 

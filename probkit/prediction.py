@@ -23,6 +23,9 @@ class Prediction:
         label_name: the name of that axis.
         history: the data before a forecast, for :meth:`plot`: (labels, y), or None.
         lanes: names of the lanes, where there are many series: then every array has the axis (lane,) before the last.
+        noise: standard deviation of the noise alone, given the parameters and the latent function, (chain, draw, n).
+        probabilities: of each class, (chain, draw, n, classes), where y is a class.
+        entropies: of the class given the latent function, in nats, (chain, draw, n), likewise.
     """
 
     draws: Float[np.ndarray, "chain draw n"]
@@ -32,12 +35,56 @@ class Prediction:
     label_name: str = "time"
     history: tuple | None = None
     lanes: np.ndarray | None = None
+    noise: Float[np.ndarray, "chain draw n"] | None = None
+    probabilities: Float[np.ndarray, "chain draw n classes"] | None = None
+    entropies: Float[np.ndarray, "chain draw n"] | None = None
 
     @property
     def mean(self) -> np.ndarray:
         """Predictive mean, (n,)."""
         # In double: thousands of float32 numbers far from 0 do not add up.
-        return (self.means if self.stds is not None else self.draws).mean((0, 1), dtype=float)
+        exact = self.stds is not None or self.probabilities is not None
+        return (self.means if exact else self.draws).mean((0, 1), dtype=float)
+
+    @property
+    def aleatoric(self) -> np.ndarray:
+        """The spread that no data would take away, (n,): sd of the noise; for classes the expected entropy, in nats.
+
+        Raises:
+            TypeError: the law of y does not tell its noise.
+        """
+        if self.entropies is not None:
+            return self.entropies.mean((0, 1), dtype=float)
+        if self.noise is None:
+            raise TypeError("The law of y given the parameters does not tell its noise apart.")
+        return np.sqrt(np.mean(np.square(self.noise, dtype=float), (0, 1)))
+
+    @property
+    def epistemic(self) -> np.ndarray:
+        """The spread that comes of not knowing the parameters, (n,): an sd; for classes the mutual information, in nats.
+
+        ``epistemic² + aleatoric² = std²``; for classes ``epistemic + aleatoric = entropy``.
+        """
+        if self.entropies is not None:
+            return np.maximum(self.entropy - self.aleatoric, 0.0)
+        return np.sqrt(np.maximum(self.std**2 - self.aleatoric**2, 0.0))
+
+    @property
+    def class_probabilities(self) -> np.ndarray:
+        """Predictive probability of each class, (n, classes).
+
+        Raises:
+            TypeError: y is no class.
+        """
+        if self.probabilities is None:
+            raise TypeError("class_probabilities is for classes; y is a number here.")
+        return self.probabilities.mean((0, 1), dtype=float)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """Entropy of the predicted class, in nats, (n,)."""
+        p = self.class_probabilities
+        return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
 
     @property
     def std(self) -> np.ndarray:
@@ -122,6 +169,10 @@ class Prediction:
             means, stds = self._flat(self.means), self._flat(self.stds)
             terms = -0.5 * ((y - means) / stds) ** 2 - np.log(stds) - 0.5 * np.log(2 * np.pi)
             log_score = logsumexp(terms, axis=0) - np.log(terms.shape[0])
+        if self.probabilities is not None:
+            at = np.where(seen, y, 0).astype(int)
+            with np.errstate(divide="ignore"):
+                log_score = np.log(np.take_along_axis(self.class_probabilities, at[:, None], axis=1)[:, 0])
         error = (y - self.mean)[seen]
         out = {
             "log_score": float(log_score[seen].mean()),

@@ -130,6 +130,7 @@ def _score_fold(posterior: Posterior, full: Target, where: np.ndarray, key: Arra
     y, X = full.args
     left = Target(full.model, (jnp.asarray(np.where(where, np.nan, np.asarray(y))), X))
     outcome = posterior.method.run(left, key)
+    left = outcome.target or left
     refit = dataclasses.replace(posterior, target=left, outcome=outcome)
     terms = np.asarray(_terms(left, y, *_row(refit)), np.float64)[:, where]
     mean = logsumexp(terms, axis=0) - np.log(len(terms))

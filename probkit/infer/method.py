@@ -21,12 +21,14 @@ class Outcome:
         stats: per-draw figures for ArviZ's ``sample_stats`` and priors, axes (chain, draw).
         report: what the method says of them.
         standard_errors: for point estimates, by site.
+        target: what the draws belong to, where the method changed the model (a net linearised around its weights).
     """
 
     values: dict[str, np.ndarray]
     stats: dict[str, np.ndarray]
     report: Report
     standard_errors: dict[str, np.ndarray] | None = None
+    target: Target | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""Bayesian neural nets: nets and the priors of their weights, the model, and the methods that only nets understand."""
+
+from probkit.bnn.methods.ensemble import Ensemble
+from probkit.bnn.methods.laplace import LaplaceGGN
+from probkit.bnn.methods.predictions import convergence
+from probkit.bnn.weights import Weights
+
+__all__ = ["Ensemble", "LaplaceGGN", "Weights", "convergence"]

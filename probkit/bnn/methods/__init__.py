@@ -1,0 +1,1 @@
+"""Methods that only nets understand; each is a value to pass to ``pk.fit(..., method=...)``."""
