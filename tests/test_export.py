@@ -83,7 +83,7 @@ def test_predictive_draws_of_both_kinds():
     assert_array_equal(left_out, posterior.to_arviz().loo_predictive["y"])
     # Left-out draws follow p(y_i | y_-i): standardised by that law they are standard normal.
     y = posterior.target.args[0]
-    law = jax.vmap(lambda ma, scale: pk.ARIMA(0, 1, 1, ma, scale).leave_one_out(y))(
+    law = jax.vmap(lambda ma, scale: pk.ARIMA(0, 1, 1, ma=ma, scale=scale).leave_one_out(y))(
         jnp.asarray(DRAWS["ma"].reshape(100, 1), y.dtype), jnp.asarray(DRAWS["scale"].reshape(100), y.dtype)
     )
     z = (left_out.to_numpy().reshape(100, -1) - law.loc[:, seen]) / law.scale[:, seen]

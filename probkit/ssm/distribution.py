@@ -121,6 +121,14 @@ class LevelDistribution(dist.Distribution):
         variance = jnp.where(jnp.isnan(y), V, H * (2.0 - share))
         return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(1)
 
+    def one_step(self, y: Float[Array, "*batch time"]) -> dist.Normal:
+        """The law of each y_t given those before it, batch shape (..., time); NaN before the level is known."""
+        a, P = self._each(lambda *arguments: level.run_filter(*arguments)[:2], y, "(n),(n)")
+        variance = P + self.variances()[0][..., None]
+        known = jnp.isfinite(variance)
+        scale = jnp.where(known, jnp.sqrt(variance), jnp.nan)
+        return dist.Normal(jnp.where(known, a, jnp.nan), scale, validate_args=False)
+
     def forecast(self, y: Float[Array, "*batch time"], horizon: int, X_new: None = None) -> "LevelDistribution":
         """The joint law of the next `horizon` observations given y: the same model, from a known start.
 
@@ -223,6 +231,7 @@ class LinearGaussian(dist.Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}
+    normal_marginals = True
     pytree_data_fields = ("model", "start")
     pytree_aux_fields = ("length",)
 
