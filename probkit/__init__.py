@@ -4,11 +4,14 @@ A model is a pytree, a prior stands where a number would go, and fitting gives t
 the priors were.
 """
 
-from probkit import arima, bnn, datasets, ets, gp, likelihoods, ssm, vi
+from probkit import arima, bnn, datasets, ets, evaluate, gp, likelihoods, ssm, vi
+from probkit.active import Learning, active_learning
+from probkit.arima.auto import auto_arima
 from probkit.arima.model import ARIMA
 from probkit.bnn.model import BNN
 from probkit.bnn.nets import mlp
 from probkit.compare import compare
+from probkit.ets.auto import auto_ets
 from probkit.ets.model import ETS, SES, Holt, HoltWinters
 from probkit.evaluate.calibration import Calibration, calibrate
 from probkit.evaluate.kfold import kfold
@@ -26,6 +29,7 @@ from probkit.gp.stationary_covariances import (
     RationalQuadratic,
     SpectralMixture,
 )
+from probkit.impact import CausalImpact, causal_impact
 from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
 from probkit.infer.nuts import NUTS
@@ -38,8 +42,22 @@ from probkit.posterior import Posterior
 from probkit.prediction import Prediction
 from probkit.prior import prior_predictive
 from probkit.report import Report
-from probkit.ssm.model import LocalLevel
+from probkit.selection import Average, Selection, average
+from probkit.ssm.model import (
+    Autoregression,
+    BasicStructural,
+    Cycle,
+    Intervention,
+    LocalLevel,
+    LocalLinearTrend,
+    Regression,
+    Seasonal,
+    SmoothTrend,
+    Structural,
+    TrigonometricSeasonal,
+)
 from probkit.store import load, save
+from probkit.transformed import Transformed
 
 __version__ = "0.1.0"
 
@@ -58,15 +76,23 @@ __all__ = [
     "VI",
     "ArcCosine",
     "Auto",
+    "Autoregression",
+    "Average",
+    "BasicStructural",
     "Calibration",
+    "CausalImpact",
     "Constant",
     "Cosine",
+    "Cycle",
     "Holt",
     "HoltWinters",
+    "Intervention",
     "LanePosterior",
     "Laplace",
+    "Learning",
     "Linear",
     "LocalLevel",
+    "LocalLinearTrend",
     "Matern12",
     "Matern32",
     "Matern52",
@@ -77,16 +103,29 @@ __all__ = [
     "Posterior",
     "Prediction",
     "RationalQuadratic",
+    "Regression",
     "Report",
+    "Seasonal",
+    "Selection",
+    "SmoothTrend",
     "SpectralMixture",
+    "Structural",
+    "Transformed",
+    "TrigonometricSeasonal",
     "White",
+    "active_learning",
     "arima",
+    "auto_arima",
+    "auto_ets",
+    "average",
     "bind",
     "bnn",
     "calibrate",
+    "causal_impact",
     "compare",
     "datasets",
     "ets",
+    "evaluate",
     "fit",
     "given",
     "gp",

@@ -30,6 +30,14 @@ def _scale_of_inputs(self: Any, y: Any, X: Any) -> Any:
     return jnp.where(scale > 8 * jnp.finfo(X.dtype).eps * jnp.abs(middle), scale, 1.0)
 
 
+def _centre_of_y(self: Any, y: Any, X: Any) -> Any:
+    return priors.centre(y)
+
+
+def _scale_of_y(self: Any, y: Any, X: Any) -> Any:
+    return priors.spread(y)
+
+
 def _need(X: Any) -> None:
     if X is None:
         raise TypeError("BNN needs X: pk.fit(pk.BNN(...), y, X, key=key).")
@@ -92,8 +100,7 @@ class BNN(Model):
         else:
             self.x_centre, self.x_scale = 0.0, 1.0
         if standardise and likelihood.is_location:
-            self.y_centre = Default(lambda self, y, X: priors.centre(y))
-            self.y_scale = Default(lambda self, y, X: priors.spread(y))
+            self.y_centre, self.y_scale = Default(_centre_of_y), Default(_scale_of_y)
         else:
             self.y_centre, self.y_scale = 0.0, 1.0
 

@@ -1,4 +1,4 @@
-"""Places for the weights of a net: which of its arrays are unknown, how each is scaled, and the scales of their priors."""
+"""Places for the weights of a net: which arrays are unknown, how each is scaled, and the scales of their priors."""
 
 import dataclasses
 import math

@@ -47,8 +47,12 @@ def test_sites_take_their_width_from_the_data():
 def test_any_equinox_module_and_any_function():
     key = jax.random.key(0)
     conv = eqx.nn.Sequential(
-        [eqx.nn.Lambda(lambda x: x.transpose(2, 0, 1)), eqx.nn.Conv2d(1, 2, 3, key=key), eqx.nn.Lambda(jnp.ravel)]
-        + [eqx.nn.Linear(2 * 4, 3, key=key)]
+        [
+            eqx.nn.Lambda(lambda x: x.transpose(2, 0, 1)),
+            eqx.nn.Conv2d(1, 2, 3, key=key),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.Linear(2 * 4, 3, key=key),
+        ]
     )
     images, classes = RNG.normal(size=(N, 4, 4, 1)), np.arange(N) % 3
     found = shapes(pk.BNN(conv, lk.Categorical(3)), classes, images)
@@ -175,7 +179,6 @@ def test_nuts_vi_loo_and_compare():
         (lambda: pk.BNN(pk.mlp(2), "normal"), TypeError, "likelihood is 'normal'"),
         (lambda: pk.mlp([0]), ValueError, r"sizes is \[0\]"),
         (lambda: pk.mlp(3, "step"), ValueError, "activation is 'step'"),
-        (lambda: pk.mlp(3, dropout=1.0), ValueError, "dropout is 1.0"),
         (lambda: pk.BNN(pk.mlp(2), prior=pk.bnn.Weights(unknown="last")), ValueError, "pk.mlp"),
         (lambda: pk.bnn.Weights(unknown="first"), ValueError, "unknown is 'first'"),
         (

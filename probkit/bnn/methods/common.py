@@ -81,9 +81,9 @@ def figures(target: Target, points: Float[Array, "S D"]) -> Figures:
     return Figures(e.values, e.log_prior + e.log_likelihood, e.log_prior, e.log_likelihood)
 
 
-def as_draws(found: Figures, chains: int = 1, **more: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def as_draws(found: Figures, chains: int = 1) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Values and figures with axes (chain, draw) in front."""
     found = jax.device_get(found)
-    stats = {"lp": found.lp, "log_prior": found.log_prior, "log_likelihood": found.log_likelihood} | more
+    stats = {"lp": found.lp, "log_prior": found.log_prior, "log_likelihood": found.log_likelihood}
     split = lambda a: np.asarray(a).reshape(chains, -1, *np.shape(a)[1:])
     return {n: split(v) for n, v in found.values.items()}, {n: split(v) for n, v in stats.items()}

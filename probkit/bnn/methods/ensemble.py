@@ -96,7 +96,8 @@ def _advance(target: Target, members: Member, options: Training) -> Member:
     def lane(member: Member) -> Member:
         def look(member: Member, _: None) -> tuple[Member, None]:
             begin = (member.u, member.memory, member.key, member.order)
-            (u, memory, _, _), _ = jax.lax.scan(update, begin, member.step + jnp.arange(options.every))
+            end, _ = jax.lax.scan(update, begin, member.step + jnp.arange(options.every))
+            u, memory = end[:2]
             step, value = member.step + options.every, judge(member, u)
             better = (value < member.best_loss) | jnp.array(not options.held_out)
             best_step = jnp.where(better, step, member.best_step)

@@ -29,6 +29,8 @@ LARGEST = 5000
 NEWTON_WORK = 2e10
 #: A net is done when a step promises less than this, in nats, and its evidence moves by no more.
 TOLERANCE = 0.1
+#: Members whose log evidence is lower than the best by more than this, in nats an observation, are left out.
+FAILED = 0.5
 STRUCTURES = ("full", "last_layer", "diagonal")
 
 
@@ -60,9 +62,11 @@ class Layout(NamedTuple):
 def layout(target: Target, last: bool) -> Layout:
     """Read the places of the weights off a resolved net; ``last`` takes those of the last layer alone."""
     flat, _ = jax.tree_util.tree_flatten_with_path(target.model.net, is_leaf=is_place)
-    held = [(i, path, leaf.fn) for i, (path, leaf) in enumerate(flat) if isinstance(leaf, Given)]
     arrays = [i for i, (_, leaf) in enumerate(flat) if isinstance(leaf, Given) or eqx.is_inexact_array(leaf)]
-    held = [one for one in held if isinstance(one[2], WeightLaw)]
+    held: list[tuple[int, tuple, WeightLaw]] = []
+    for i, (path, leaf) in enumerate(flat):
+        if isinstance(leaf, Given) and isinstance(leaf.fn, WeightLaw):
+            held.append((i, path, leaf.fn))
     if last:
         held = [one for one in held if one[1][:-1] == held[-1][1][:-1]]
     start, offsets = 0, {}
@@ -233,15 +237,13 @@ def fit_member(target: Target, u: Array, place: Any, options: Options) -> Fitted
         # Scales and noise by the curvature of the point left, which costs no second Jacobian.
         found = inverse(A)
         evidence = log_evidence(net.log_likelihood(s.u), deviation, P, found.log_det)
-        new_alpha, determined = s.alpha, s.determined
-        if options.evidence:
-            update = update_precisions(
-                net.deviation(u), P, found.diagonal, net.base, jnp.asarray(net.place.group), net.place.groups
-            )
-            ready = (s.step >= 3) & jnp.all(jnp.isfinite(update.alpha))
-            new_alpha = jnp.where(ready, update.alpha, s.alpha)
-            determined = jnp.where(ready, jnp.sum(update.determined), 0.0)
-            u = net.with_noise(u, determined)
+        update = update_precisions(
+            net.deviation(u), P, found.diagonal, net.base, jnp.asarray(net.place.group), net.place.groups
+        )
+        ready = (s.step >= 3) & jnp.all(jnp.isfinite(update.alpha))
+        new_alpha = jnp.where(ready, update.alpha, s.alpha) if options.evidence else s.alpha
+        determined = jnp.where(ready, jnp.sum(update.determined), 0.0)
+        u = net.with_noise(u, determined)
         change = jnp.maximum(gain, jnp.where(s.step > 4, jnp.abs(evidence - s.evidence), jnp.inf))
         return State(u, new_alpha, damping, net.objective(u, new_alpha), determined, evidence, change, s.step + 1)
 
@@ -256,6 +258,19 @@ def fit_member(target: Target, u: Array, place: Any, options: Options) -> Fitted
     found = inverse(gauss_newton(J, information) + jnp.diag(P))
     evidence = log_evidence(net.log_likelihood(s.u), net.deviation(s.u), P, found.log_det)
     return Fitted(s.u, found.root, s.alpha, s.determined, evidence, s.change, s.step)
+
+
+def kept(found: list[Fitted], n: int) -> list[Fitted]:
+    """Members but for failed descents, whose evidence is more than ``FAILED`` nats an observation below the best.
+
+    Where a descent is stuck on a plateau its noise swallows the data; an equal share of it would spoil the mixture.
+    """
+    evidence = np.array([one.evidence for one in found], float)
+    finite = np.isfinite(evidence)
+    if not finite.any():
+        return found
+    good = finite & (evidence >= evidence[finite].max() - FAILED * n)
+    return [one for one, keep in zip(found, good, strict=True) if keep]
 
 
 class Held:
@@ -283,7 +298,8 @@ class LaplaceGGN(Method):
     the members; ``posterior.predict`` knows their spread. They do not follow the posterior: compare by ``pk.kfold``.
 
     Args:
-        members: number of modes; 1 is the plain approximation.
+        members: number of descents; 1 is the plain approximation. One that fails, its evidence far below the best, is
+            left out.
         structure: ``"full"``; ``"last_layer"``, the weights of the last layer alone unknown; ``"diagonal"``.
         prior: ``"evidence"`` chooses a scale for each array of weights by marginal likelihood, starting at those of the
             model; ``"model"`` keeps those of the model. Noise that is unknown is chosen by marginal likelihood too.
@@ -299,7 +315,7 @@ class LaplaceGGN(Method):
     members: int = 10
     structure: str = "full"
     prior: str = "evidence"
-    steps: int = 200
+    steps: int = 100
     training: Any = None
 
     def __post_init__(self) -> None:
@@ -323,14 +339,13 @@ class LaplaceGGN(Method):
         place = layout(target, self.structure == "last_layer")
         newton = self._by_newton(target, place)
         points, seconds = self._points(target, key, init, progress, newton)
-        evidence = self.prior == "evidence"
-        options = Options(self.steps, evidence or newton, newton, self.structure == "diagonal")
+        options = Options(self.steps, self.prior == "evidence", newton, self.structure == "diagonal")
         found: list[Fitted] = []
         for u in tracked(points, self.members, progress, "Laplace"):
             one, more = timed(fit_member, target, u, Held(place), options)
             found.append(jax.device_get(one))
             seconds = seconds + more
-        return self._outcome(target, place, found, newton, seconds)
+        return self._outcome(target, place, kept(found, target.args[0].shape[0]), newton, seconds)
 
     def _by_newton(self, target: Target, place: Layout) -> bool:
         """Whether members are trained by Newton steps."""
@@ -357,11 +372,9 @@ class LaplaceGGN(Method):
         local = Local(factors, dist.Uniform(low, low + len(found)), place.where)
         y, X = target.args
         around = Target(with_local(target.model, local), (y, X))
-        more = {
-            "log_evidence": np.array([one.evidence for one in found]),
-            "determined": [one.determined for one in found],
-        }
-        values, stats = as_draws(figures(target, points), **more)
+        values, stats = as_draws(figures(target, points))
+        for name in ("evidence", "determined"):
+            stats[name] = np.array([[getattr(one, name) for one in found]])
         values["local.member"] = np.arange(len(found), dtype=target.dtype)[None]
         return Outcome(values, stats, self._report(found, newton, seconds), target=around)
 
@@ -370,7 +383,8 @@ class LaplaceGGN(Method):
         settled = np.array([one.change <= 1.0 for one in found])
         good = finite & (settled if newton else True)
         share = f"{np.mean([one.determined for one in found]):.0f} of {found[0].factor.shape[0]} weights"
-        reason = f"{len(found)} modes; the data determine {share} on average."
+        lost = "" if len(found) == self.members else f" of {self.members}, the rest failed descents that are left out"
+        reason = f"{len(found)} modes{lost}; the data determine {share} on average."
         advice = ""
         if not finite.all():
             reason, advice = (
@@ -389,7 +403,7 @@ class LaplaceGGN(Method):
             advice=advice,
             seconds=seconds,
             steps=int(max(one.step for one in found)),
-            log_evidence=float(np.max([one.evidence for one in found])),
+            log_evidence=float(max(one.evidence for one in found)),
         )
 
 
