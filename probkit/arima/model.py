@@ -18,6 +18,10 @@ from probkit.ssm.stationary_distribution import StationaryAR
 LEFT: Any = type("Left", (), {"__repr__": lambda self: "default"})()
 
 
+def _scale_prior(self: "ARIMA", y: Any, X: Any) -> dist.Distribution:
+    return priors.noise(y)
+
+
 def _mean_prior(self: "ARIMA", y: Any, X: Any) -> dist.Distribution:
     return dist.Normal(priors.centre(y), 5.0 * priors.spread(y))
 
@@ -111,7 +115,7 @@ class ARIMA(Model):
         self._check_orders()
         self.ar, self.sar = _given(ar, StationaryAR, p), _given(sar, StationaryAR, seasonal[0])
         self.ma, self.sma = _given(ma, InvertibleMA, q), _given(sma, InvertibleMA, seasonal[2])
-        self.scale = Default(lambda self, y, X: priors.noise(y)) if scale is LEFT else scale
+        self.scale = Default(_scale_prior) if scale is LEFT else scale
         differenced = d + seasonal[1] > 0
         if mean is LEFT:
             mean = 0.0 if differenced else Default(_mean_prior)

@@ -14,7 +14,7 @@ References:
     Durbin, J. and Koopman, S. J. (2012). Time Series Analysis by State Space Methods, 2nd ed., ch. 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probkit.ssm.stationary import autocorrelations
 from probkit.ssm.statespace import Start, StateSpace
+from probkit.ssm.stationary import autocorrelations
 
 FEW = 3  # rows of a transition that are worked off one by one
 
@@ -65,16 +65,18 @@ class Transition(eqx.Module):
             out = out + (e[i][:, None] * half[None, :] + half[:, None] * e[i][None, :])
         return out
 
-    def adjoint(self, r: Float[Array, " m"]) -> Float[Array, " m"]:
-        """T' r."""
-        out = r if self.diagonal is None else self._scale(r) * r
-        return out + sum(row * r[i] for i, row in zip(self.heads, self.rows, strict=True))
+    def adjoint(self, X: Array) -> Array:
+        """T' X for X of shape (m,) or (m, n)."""
+        column = _column(X)
+        out = X if self.diagonal is None else column(self.diagonal) * X
+        return out + sum(column(row) * X[i : i + 1] for i, row in zip(self.heads, self.rows, strict=True))
 
     def moved_back(self, N: Float[Array, "m m"]) -> Float[Array, "m m"]:
         """T' N T for a symmetric N."""
-        d, out = self._scale(N), _scaled(N, self._scale(N))
-        for i, row in zip(self.heads, self.rows, strict=True):
-            own = 0.5 * sum(N[i, k] * other for k, other in zip(self.heads, self.rows, strict=True))
+        d, rows = self._scale(N), [jnp.asarray(row, N.dtype) for row in self.rows]
+        out = _scaled(N, d)
+        for i, row in zip(self.heads, rows, strict=True):
+            own = 0.5 * sum(N[i, k] * other for k, other in zip(self.heads, rows, strict=True))
             half = (N[i] if d is None else d * N[i]) + own
             out = out + (row[:, None] * half[None, :] + half[:, None] * row[None, :])
         return out
@@ -87,7 +89,7 @@ def _scaled(P: Array, d: Array | None) -> Array:
     return P if d is None else d[:, None] * P * d[None, :]
 
 
-def _column(X: Array):
+def _column(X: Array) -> Callable[[ArrayLike], Array]:
     """A vector in the dtype of X, shaped to scale its rows."""
     return lambda x: jnp.asarray(x, X.dtype).reshape(-1, *[1] * (X.ndim - 1))
 
@@ -316,14 +318,14 @@ def assemble(blocks: Sequence[Block], h: ArrayLike, dtype: type | jnp.dtype) -> 
     diagonal = [np.ones(len(block.flat)) if block.T.diagonal is None else block.T.diagonal for block in blocks]
     rows = tuple(padded(row, at) for block, at in pairs for row in block.T.rows)
     heads = tuple(at + i for block, at in pairs for i in block.T.heads)
-    moving = [(block, at) for block, at in pairs if block.g is not None]
+    moving = [(block.v, block.g, at) for block, at in pairs if block.v is not None and block.g is not None]
     times = [np.shape(block.z)[0] for block in blocks if np.ndim(block.z) == 2]
     return Structure(
         z=joined([jnp.broadcast_to(cast(block.z), (*times[:1], len(block.flat))) for block in blocks]),
         T=Transition(joined(diagonal) if scaled else None, rows, heads),
         q=joined([block.q for block in blocks]),
-        v=jnp.stack([cast(block.v) for block, _ in moving]) if moving else jnp.zeros(0, dtype),
-        g=jnp.stack([padded(block.g, at) for block, at in moving], axis=1) if moving else None,
+        v=jnp.stack([cast(v) for v, _, _ in moving]) if moving else jnp.zeros(0, dtype),
+        g=jnp.stack([padded(g, at) for _, g, at in moving], axis=1) if moving else None,
         P=_block_diagonal([cast(block.P) for block in blocks]),
         h=cast(h),
         d=sum((cast(block.d) for block in blocks), jnp.zeros((), dtype)),

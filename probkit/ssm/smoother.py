@@ -57,28 +57,6 @@ def smooth(y: ArrayLike, model: StateSpace, start: Start) -> Moments:
 
 
 @jax.jit
-def linear_forms(y: ArrayLike, model: StateSpace, start: Start, rows: Float[Array, "time c m"]) -> Moments:
-    """Mean and variance of linear forms of each state given all observations, each `(time, c)`.
-
-    Args:
-        y: observations, `(time, p)` or `(time,)`, NaN where missing.
-        model: the matrices.
-        start: law of the first state.
-        rows: the forms.
-
-    Returns:
-        Mean, and the variance of each form by itself; NaN and infinite where y leaves flat what a form sees.
-    """
-    s = as_system(y, model, start)
-    f, e = forward(s)
-    b = backward(f, e, s.T)
-    variance = jnp.maximum(_quadratic(rows, smoothed_variance(f, b), rows), 0)
-    lost = flat_forms(rows, f.A, f.unresolved)
-    mean = jnp.einsum("tij,tj->ti", rows, smoothed_mean(f, b))
-    return Moments(jnp.where(lost, jnp.nan, mean), jnp.where(lost, jnp.inf, variance))
-
-
-@jax.jit
 def leave_one_out(y: ArrayLike, model: StateSpace, start: Start) -> Moments:
     r"""Mean and variance of each entry of y given all other entries, those of the same time too.
 

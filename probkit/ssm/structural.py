@@ -34,8 +34,6 @@ class Additive(Model):
 
     integrates_states: ClassVar[bool] = True
 
-    obs_scale: eqx.AbstractVar[Param]
-
     @abc.abstractmethod
     def parts(self) -> dict[str, "Component"]:
         """The parts by name."""
@@ -44,7 +42,7 @@ class Additive(Model):
         """The sum, with one `obs_scale`: that which either was given, else the default."""
         if not isinstance(other, Additive):
             return NotImplemented
-        given = [one.obs_scale for one in (self, other) if not isinstance(one.obs_scale, Default)]
+        given = [held for one in (self, other) if not isinstance(held := _obs_scale(one), Default)]
         if len(given) > 1:
             raise ValueError("Both terms were given an obs_scale; a sum has one. Leave it out of one of them.")
         held = dict(self.parts())
@@ -63,7 +61,7 @@ class Additive(Model):
     def structure(self, X: Any, length: int, fitted: int | None = None) -> components.Structure:
         """The parts put together for the times 0 .. length - 1, of which the first `fitted` are data."""
         return components.assemble(
-            list(self.blocks(X, length, fitted).values()), jnp.square(self.obs_scale), _float_dtype(self, X)
+            list(self.blocks(X, length, fitted).values()), jnp.square(_obs_scale(self)), _float_dtype(self, X)
         )
 
     def blocks(self, X: Any, length: int, fitted: int | None = None) -> dict[str, components.Block]:
@@ -97,7 +95,9 @@ class Additive(Model):
         n, blocks = y.shape[0], self.blocks(X, y.shape[0])
         law = StructuralDistribution(self.structure(X, n), n)
         m, at = law.structure.q.shape[0], 0
-        rows, offsets = {}, {}
+        z = jnp.broadcast_to(law.structure.z, (n, m))
+        rows: dict[str, Array] = {"signal": z}
+        offsets: dict[str, Any] = {"signal": law.structure.d}
         for name, part in self.parts().items():
             block = blocks[name]
             size = len(block.flat)
@@ -108,8 +108,7 @@ class Additive(Model):
                 offsets[label] = block.d if label == name else 0.0
             at += size
         stacked = jnp.stack(list(rows.values()), axis=1)
-        mean, variance = law.signals(y, stacked)
-        draw = law.draw_signals(key, y, stacked)
+        mean, variance, draw = law.signals(key, y, stacked)
         return {
             label: (mean[:, i] + offsets[label], jnp.sqrt(variance[:, i]), draw[:, i] + offsets[label])
             for i, label in enumerate(rows)
@@ -121,7 +120,7 @@ class Additive(Model):
         s = law.structure
         k_signal, k_noise = jax.random.split(key)
         z = jnp.broadcast_to(s.z, (y.shape[0], s.q.shape[0]))[:, None, :]
-        signal = law.draw_signals(k_signal, y, z)[:, 0] + s.d
+        signal = law.signals(k_signal, y, z).draw[:, 0] + s.d
         noise = jnp.sqrt(s.h) * jax.random.normal(k_noise, y.shape, y.dtype)
         return jnp.where(jnp.isnan(y), signal + noise, y)
 
@@ -272,14 +271,14 @@ def _damping(self: Any, y: Any, X: Any) -> dist.Distribution:
     return dist.Beta(9.0, 1.0)
 
 
-def SmoothTrend(slope_scale: Any = None, **fields: Any) -> LocalLinearTrend:  # noqa: N802
+def SmoothTrend(slope_scale: Any = None, **fields: Any) -> LocalLinearTrend:
     """A trend whose level has no steps of its own (an integrated random walk): `LocalLinearTrend(level_scale=0)`."""
     if slope_scale is not None:
         fields["slope_scale"] = slope_scale
     return LocalLinearTrend(level_scale=0.0, **fields)
 
 
-def BasicStructural(period: int, obs_scale: Any = None) -> Structural:  # noqa: N802
+def BasicStructural(period: int, obs_scale: Any = None) -> Structural:
     """Trend and dummy season of a whole period, `LocalLinearTrend() + Seasonal(period)`, as R's `StructTS` has it.
 
     Args:

@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from probkit.ssm import smoother, structured
+from probkit.ssm import structured, structured_smoother
 from probkit.ssm.components import Structure
 from probkit.ssm.distribution import LinearGaussian
+from probkit.ssm.recursions import flat_forms
 from probkit.ssm.statespace import Start
 
 
@@ -112,17 +113,17 @@ class StructuralDistribution(dist.Distribution):
         return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(1)
 
     def one_step(self, y: Float[Array, " time"]) -> dist.Normal:
-        """The law of each y_t given those before it, batch shape (time,); NaN before the flat states are known."""
-        plain, s, origin, unit = in_units(y, self.structure)
-        spent = structured.spend_flat(~jnp.isnan(y), s)
-        f, _ = structured.run_forward(plain, s, spent)
-        mean = jnp.sum(s.z * f.a, axis=-1) + s.d
-        flat = jnp.cumsum((spent.size > 0)[::-1])[::-1] > 0  # some direction is still to be determined
-        known = ~flat & ~jnp.any(spent.left != 0)
-        variance = jnp.einsum("ti,tij,tj->t", jnp.broadcast_to(s.z, f.a.shape), f.P, jnp.broadcast_to(s.z, f.a.shape))
-        scale = unit * jnp.sqrt(variance + s.h)
-        return dist.Normal(jnp.where(known, mean * unit + origin, jnp.nan), jnp.where(known, scale, jnp.nan),
-                           validate_args=False)  # fmt: skip
+        """The law of each y_t given those before it, batch shape (time,); NaN where it sees a state still flat."""
+        plain, s, origin, unit = in_units(jnp.asarray(y, self.structure.q.dtype), self.structure)
+        spent = structured.spend_flat(~jnp.isnan(plain), s, keep=True)
+        f, _ = structured.run_forward(plain, s, spent, keep=True)
+        z = jnp.broadcast_to(s.z, f.K.shape)
+        mean = jnp.einsum("ti,ti->t", z, f.a) + s.d
+        variance = jnp.einsum("ti,tij,tj->t", z, f.P, z) + s.h
+        A = jnp.asarray(spent.A)
+        flat = flat_forms(z[:, None, :], A, jnp.eye(A.shape[2], dtype=z.dtype))[:, 0]
+        mean, scale = (jnp.where(flat, jnp.nan, x) for x in (mean * unit + origin, unit * jnp.sqrt(variance)))
+        return dist.Normal(mean, scale, validate_args=False)
 
     def forecast(
         self, y: Float[Array, " time"], horizon: int, X_new: None = None, *, future: Structure | None = None
@@ -150,19 +151,14 @@ class StructuralDistribution(dist.Distribution):
         model = model._replace(d=jnp.asarray(model.d) + origin)
         return LinearGaussian(model, Start(unit * a, unit * unit * P, A), horizon)
 
-    def signals(self, y: Float[Array, " time"], rows: Float[Array, "time c m"]) -> tuple[Array, Array]:
-        """Mean and variance of linear forms of the states given y, each (time, c); the level counts from 0."""
-        plain, s, origin, unit = in_units(jnp.asarray(y, self.structure.q.dtype), self.structure)
-        mean, variance = smoother.linear_forms(plain, s.matrices(), s.start(), rows)
-        return mean * unit + origin * self._sees_level(rows), variance * unit * unit
-
-    def draw_signals(
+    def signals(
         self, key: Array, y: Float[Array, " time"], rows: Float[Array, "time c m"]
-    ) -> Float[Array, "time c"]:
-        """One joint draw of linear forms of all states given y."""
+    ) -> structured_smoother.Forms:
+        """Moments of linear forms of the states given y, and one joint draw (`structured_smoother.smooth_forms`)."""
         plain, s, origin, unit = in_units(jnp.asarray(y, self.structure.q.dtype), self.structure)
-        states = smoother.simulate_states(key, plain, s.matrices(), s.start())
-        return jnp.einsum("tcm,tm->tc", rows, states) * unit + origin * self._sees_level(rows)
+        mean, variance, draw = structured_smoother.smooth_forms(key, plain, s, rows)
+        moved = origin * self._sees_level(rows)
+        return structured_smoother.Forms(mean * unit + moved, variance * unit * unit, draw * unit + moved)
 
     def _sees_level(self, rows: Array) -> Array:
         return jnp.zeros(rows.shape[:2]) if self.structure.level is None else rows[..., self.structure.level]
@@ -195,7 +191,5 @@ def in_units(y: Float[Array, " time"], s: Structure) -> tuple[Array, Structure, 
     def per(x):
         return x / unit / unit
 
-    scaled = eqx.tree_at(
-        lambda s: (s.q, s.v, s.P, s.h, s.d), s, (per(s.q), per(s.v), per(s.P), per(s.h), s.d / unit)
-    )
+    scaled = eqx.tree_at(lambda s: (s.q, s.v, s.P, s.h, s.d), s, (per(s.q), per(s.v), per(s.P), per(s.h), s.d / unit))
     return (y - origin) / unit, scaled, origin, unit

@@ -1,6 +1,6 @@
 r"""The filter, the likelihood and its gradient for sums of structural parts: a scalar y, and a T that is never formed.
 
-The same algorithm, conventions and constants as `probkit.ssm.kalman`, which has the references; three things are cheaper:
+The same algorithm, conventions and constants as `probkit.ssm.kalman`, which has the references; cheaper are:
 
 * T and T' are a diagonal and a few rows (`probkit.ssm.components`, where seasons do not move at all);
 * what is flat moves by itself, whatever the variances are, so its gains are found beforehand (`spend_flat`), and the
@@ -10,7 +10,8 @@ The same algorithm, conventions and constants as `probkit.ssm.kalman`, which has
 Mean a and variance P given the flat states at 0 move by, with $L = I - K z'$,
 
 $$F = z'Pz + h, \quad v = y - z'a, \quad K = P z / F \ \text{or the flat gain}, \quad
-  a \leftarrow T (a + K v), \quad P \leftarrow T (L P L' + h K K') T' + \mathrm{diag}(q) + \textstyle\sum_b v_b g_b g_b',$$
+  a \leftarrow T (a + K v), \quad P \leftarrow T (L P L' + h K K') T' + V, \quad
+  V = \mathrm{diag}(q) + \textstyle\sum_b v_b g_b g_b',$$
 
 and the scores backwards by $r \leftarrow T' r$, $N \leftarrow T' N T$, then
 
@@ -29,7 +30,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from probkit.ssm import smoother
-from probkit.ssm.components import Structure
+from probkit.ssm.components import Structure, Transition
 from probkit.ssm.recursions import negligible
 from probkit.ssm.statespace import Start
 
@@ -37,17 +38,23 @@ CHUNK = 16  # times that the pass over flat states takes or leaves together
 
 
 class Spent(NamedTuple):
-    """What the observations were spent on before anything was known.
+    r"""What the observations were spent on before anything was known.
 
     Attributes:
         gain: the gain at times whose observation determines a flat direction, 0 elsewhere.
-        size: $F_\\infty = w'w$ there, 0 elsewhere.
+        size: $F_\infty = w'w$ there, 0 elsewhere.
         left: the flat directions after the last time.
+        A: the flat directions before each time, if they were kept.
+        w: w, likewise.
+        unresolved: projector on the directions that no observation determines, likewise.
     """
 
     gain: Float[Array, "time m"]
     size: Float[Array, " time"]
     left: Float[Array, "m k"]
+    A: Float[Array, "time m k"] | None = None
+    w: Float[Array, "time k"] | None = None
+    unresolved: Float[Array, "k k"] | None = None
 
 
 class Errors(NamedTuple):
@@ -58,16 +65,16 @@ class Errors(NamedTuple):
         F: variance, of its proper part where the time is spent on flat states.
         F_inverse: 1 / F; 0 where missing or spent.
         K: gain.
-        a: mean of the state before each time.
-        P: variance of the state before each time.
+        a: mean of the state before each time, if it was kept.
+        P: its variance, likewise.
     """
 
     v: Float[Array, " time"]
     F: Float[Array, " time"]
     F_inverse: Float[Array, " time"]
     K: Float[Array, "time m"]
-    a: Float[Array, "time m"]
-    P: Float[Array, "time m m"]
+    a: Float[Array, "time m"] | None = None
+    P: Float[Array, "time m m"] | None = None
 
 
 class Scores(NamedTuple):
@@ -79,10 +86,10 @@ class Scores(NamedTuple):
         D_scale: size of the terms that D was added up from.
         q: derivative of the log-likelihood to the variances q of each time.
         v: the same for the variances v.
-        r: score of the state disturbance.
-        N: its variance.
-        r_before: score of the state.
         first: score of the first state, and its variance.
+        r: score of the state disturbance, if it was kept.
+        N: its variance, likewise.
+        r_before: score of the state, likewise.
     """
 
     u: Float[Array, " time"]
@@ -90,19 +97,22 @@ class Scores(NamedTuple):
     D_scale: Float[Array, " time"]
     q: Float[Array, "time m"]
     v: Float[Array, "time b"]
-    r: Float[Array, "time m"]
-    N: Float[Array, "time m m"]
-    r_before: Float[Array, "time m"]
     first: tuple[Float[Array, " m"], Float[Array, "m m"]]
+    r: Float[Array, "time m"] | None = None
+    N: Float[Array, "time m m"] | None = None
+    r_before: Float[Array, "time m"] | None = None
 
 
-def spend_flat(seen: Bool[Array, " time"], s: Structure) -> Spent:
-    """Which observations determine the flat states, and by what gain; it depends on no variance."""
+def spend_flat(seen: Bool[Array, " time"], s: Structure, keep: bool = False) -> Spent:
+    """Which observations determine the flat states, and by what gain; it depends on no variance.
+
+    Args:
+        seen: which values are observed.
+        s: the model.
+        keep: whether to keep the flat directions of every time, which smoothing needs.
+    """
     n, k, m, dtype = seen.shape[0], len(s.flat), s.q.shape[0], s.q.dtype
-    index = np.array(s.flat, int)
-    if k == 0:
-        return Spent(jnp.zeros((n, m), dtype), jnp.zeros(n, dtype), jnp.zeros((m, 0), dtype))
-    z = jnp.broadcast_to(s.z[..., index], (n, k))
+    z = jnp.broadcast_to(s.z[..., np.array(s.flat, int)], (n, k))
 
     def step(carry, now):
         Phi, U, left = carry
@@ -114,89 +124,99 @@ def spend_flat(seen: Bool[Array, " time"], s: Structure) -> Spent:
         size = w @ w
         w_inverse = w / jnp.where(diffuse, size, 1)
         left = left - diffuse.astype(dtype)
+        found = (Phi @ w_inverse, size, Phi @ U, w) if keep else (Phi @ w_inverse, size)
         U = jnp.where(left > 0, U - jnp.outer(w, w_inverse), 0)
-        return (s.flat_T @ Phi, U, left), (Phi @ w_inverse, size)
+        return (s.flat_T @ Phi, U, left), found
 
     def some(carry, now):
-        none = jnp.zeros((CHUNK, k), dtype), jnp.zeros(CHUNK, dtype)
+        shapes = [(k,), (), (k, k), (k,)][: 4 if keep else 2]
+        none = tuple(jnp.zeros((CHUNK, *shape), dtype) for shape in shapes)
         return lax.cond(carry[2] > 0, lambda carry: lax.scan(step, carry, now), lambda carry: (carry, none), carry)
 
     start = jnp.eye(k, dtype=dtype), jnp.eye(k, dtype=dtype), jnp.asarray(k, dtype)
     whole = n - n % CHUNK
-    chunks = [x[:whole].reshape(-1, CHUNK, *x.shape[1:]) for x in (seen, z)]
-    carry, (gain, size) = lax.scan(some, start, tuple(chunks))
+    carry, found = lax.scan(some, start, tuple(x[:whole].reshape(-1, CHUNK, *x.shape[1:]) for x in (seen, z)))
     (Phi, U, left), rest = lax.scan(step, carry, (seen[whole:], z[whole:]))
-    gain = jnp.concatenate([gain.reshape(whole, k), rest[0]])
-    place = jnp.eye(m, dtype=dtype)[index]
-    flat = jnp.where(left > 0, Phi @ U, 0)
-    return Spent(gain @ place, jnp.concatenate([size.reshape(whole), rest[1]]), place.T @ flat)
+    gain, size, *more = (jnp.concatenate([a.reshape(whole, *b.shape[1:]), b]) for a, b in zip(found, rest, strict=True))
+    place = jnp.eye(m, dtype=dtype)[np.array(s.flat, int)]
+    kept = (jnp.einsum("km,tkl->tml", place, more[0]), more[1], U) if keep else ()
+    return Spent(gain @ place, size, place.T @ jnp.where(left > 0, Phi @ U, 0), *kept)
 
 
-def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent) -> tuple[Errors, Start]:
-    """The filter over y in the dtype of s, NaN where missing; and the law of the state after the last time."""
+def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent, keep: bool = False) -> tuple[Errors, Start]:
+    """The filter over y in the dtype of s, NaN where missing; and the law of the state after the last time.
+
+    Args:
+        y: observations.
+        s: the model.
+        spent: from `spend_flat`.
+        keep: whether to keep the law of every state.
+    """
     seen = ~jnp.isnan(y)
     known = {"y": jnp.where(seen, y - s.d, 0), "proper": seen & (spent.size == 0), "gain": spent.gain}
 
     def step(state, now):
         a, P = state
         z = now.get("z", s.z)
-        M = _times(P, z)
+        M = times(P, z)
         F = z @ M + s.h
         v = jnp.where(now["seen"], now["y"] - z @ a, 0)
         proper = now["proper"] & (F > 0)
         F_inverse = jnp.where(proper, 1 / jnp.where(proper, F, 1), 0)
         K = M * F_inverse + now["gain"]
-        P_seen = _joseph(P, K, M, z, s.h)
+        P_seen = joseph(P, K, M, z, s.h)
         P_next = s.T.moved(P_seen) + jnp.diag(s.q)
         if s.g is not None:
             P_next = P_next + _moving_noise(s.v, now["g"])
-        return (s.T.apply(a + K * v), P_next), Errors(v, F, F_inverse, K, a, P)
+        return (s.T.apply(a + K * v), P_next), Errors(v, F, F_inverse, K, *((a, P) if keep else ()))
 
-    last, errors = lax.scan(step, (jnp.zeros_like(s.q), s.P), {**known, "seen": seen, **_moving(s)})
+    last, errors = lax.scan(step, (jnp.zeros_like(s.q), s.P), {**known, "seen": seen, **moving(s)})
     return errors, Start(*last, spent.left)
 
 
-def _moving(s: Structure) -> dict[str, Array]:
+def moving(s: Structure) -> dict[str, Array]:
     """What a pass reads anew at every time."""
     return ({"z": s.z} if s.z.ndim == 2 else {}) | ({} if s.g is None else {"g": s.g})
 
 
-def _times(P: Array, x: Array) -> Array:
+def times(P: Array, x: Array) -> Array:
     """P x for a symmetric P, added up along the axis that vector units like."""
     return jnp.sum(P * x[:, None], axis=0)
 
 
-def _joseph(P: Array, K: Array, M: Array, x: Array, c: Array) -> Array:
+def joseph(P: Array, K: Array, M: Array, x: Array, c: Array) -> Array:
     """(I - K x') P (I - K x')' + c K K' with M = P x, as two updates of rank one: what rounding adds to x'Px leaves."""
     W = P - M[:, None] * K[None, :]
-    X = W + K[:, None] * (c * K - _times(W, x))[None, :]
+    X = W + K[:, None] * (c * K - times(W, x))[None, :]
     return 0.5 * (X + X.T)
 
 
 def _moving_noise(v: Array, g: Array) -> Array:
-    return sum(v[b] * (g[b][:, None] * g[b][None, :]) for b in range(v.shape[0]))
+    parts = [v[b] * (g[b][:, None] * g[b][None, :]) for b in range(v.shape[0])]
+    return sum(parts[1:], parts[0])
 
 
-def run_backward(f: Errors, s: Structure) -> Scores:
-    """The adjoint of the filter, from 0 after the last time."""
+def run_backward(f: Errors, s: Structure, keep: bool = False) -> Scores:
+    """The adjoint of the filter, from 0 after the last time; `keep` the scores of every state."""
 
     def step(later, now):
         r, N = later
         z, K, F_inverse = now.get("z", s.z), now["K"], now["F_inverse"]
         before, N_before = s.T.adjoint(r), s.T.moved_back(N)
-        NK = _times(N_before, K)
+        NK = times(N_before, K)
         u, D = now["error"] - K @ before, F_inverse + K @ NK
-        size = F_inverse + jnp.abs(K) @ _times(jnp.abs(N_before), jnp.abs(K))
-        N_seen = _joseph(N_before, z, NK, K, F_inverse)
+        size = F_inverse + jnp.abs(K) @ times(jnp.abs(N_before), jnp.abs(K))
+        N_seen = joseph(N_before, z, NK, K, F_inverse)
         scores = before + z * u
         gv = 0.5 * ((now["g"] @ r) ** 2 - jnp.sum((now["g"] @ N) * now["g"], axis=-1)) if s.g is not None else s.v
-        out = u, D, size, 0.5 * (r * r - jnp.diagonal(N)), gv, r, N, scores
+        out = (u, D, size, 0.5 * (r * r - jnp.diagonal(N)), gv), ((r, N, scores) if keep else ())
         return (scores, N_seen), out
 
     nothing = jnp.zeros_like(s.q), jnp.zeros_like(s.P)
     known = {"K": f.K, "F_inverse": f.F_inverse, "error": f.F_inverse * f.v}
-    first, out = lax.scan(step, nothing, {**known, **_moving(s)}, reverse=True)
-    return Scores(*out, first)
+    first, (out, kept) = lax.scan(step, nothing, {**known, **moving(s)}, reverse=True)
+    u, D, size, q, v = out
+    return Scores(u, D, size, q, v, first, *kept)
 
 
 def log_likelihood(y: Float[ArrayLike, " time"], s: Structure) -> Float[Array, ""]:
@@ -256,9 +276,10 @@ def _log_likelihood_jvp(primals, tangents):
     y, h, T, q, v, P, constants = primals
     dy, dh, dT, dq, dv, dP, _ = tangents
     s, spent = _as_structure(h, T, q, v, P, constants)
-    f, _ = run_forward(y, s, spent)
+    inside = any(not isinstance(x, SymbolicZero) for x in jax.tree.leaves(dT, is_leaf=_symbolic))
+    f, _ = run_forward(y, s, spent, keep=inside)
     value = log_density(f, spent, ~jnp.isnan(y))
-    b = run_backward(f, s)
+    b = run_backward(f, s, keep=inside)
     r, N = b.first
     total = jnp.zeros_like(value)
 
@@ -274,32 +295,34 @@ def _log_likelihood_jvp(primals, tangents):
     total = add(total, lambda: jnp.sum(b.q, axis=0), dq)
     total = add(total, lambda: jnp.sum(b.v, axis=0), dv)
     total = add(total, lambda: 0.5 * (jnp.outer(r, r) - N), dP)
-    for gradient, direction in _transition_gradients(s, f, b, dT):
+    for gradient, direction in _transition_gradients(s, f, b, dT) if inside else ():
         total = add(total, gradient, direction)
     return value, total
+
+
+def _symbolic(x: object) -> bool:
+    return isinstance(x, SymbolicZero)
 
 
 _log_likelihood.defjvp(_log_likelihood_jvp, symbolic_zeros=True)
 
 
-def _transition_gradients(s: Structure, f: Errors, b: Scores, dT):
+def _transition_gradients(s: Structure, f: Errors, b: Scores, dT: Transition) -> list[tuple]:
     r"""Derivatives to the entries of T in columns of states that are not flat, $\sum_t (r \hat\alpha' - N T L P)_{ij}$.
 
     Pairs of a function that finds the derivative and the direction that it meets.
     """
-    z = jnp.broadcast_to(s.z, f.K.shape)
-    M = jnp.einsum("tij,tj->ti", f.P, z)
-    alpha = f.a + jnp.einsum("tij,tj->ti", f.P, b.r_before)
+    a, P, r, N, before = (jnp.asarray(x) for x in (f.a, f.P, b.r, b.N, b.r_before))
+    M = jnp.einsum("tij,tj->ti", P, jnp.broadcast_to(s.z, f.K.shape))
+    alpha = a + jnp.einsum("tij,tj->ti", P, before)
 
-    def moved():  # T L P
-        W = f.P - f.K[:, :, None] * M[:, None, :]
-        return jax.vmap(s.T.apply)(W)
+    TLP = jax.vmap(s.T.apply)(P - f.K[:, :, None] * M[:, None, :])
 
-    def diagonal():
-        return jnp.sum(b.r * alpha - jnp.sum(b.N * jnp.swapaxes(moved(), 1, 2), axis=2), axis=0)
+    def diagonal() -> Array:
+        return jnp.sum(r * alpha - jnp.sum(N * jnp.swapaxes(TLP, 1, 2), axis=2), axis=0)
 
-    def row(i):
-        return jnp.sum(b.r[:, i, None] * alpha - jnp.einsum("tj,tjk->tk", b.N[:, i], moved()), axis=0)
+    def row(i: int) -> Array:
+        return jnp.sum(r[:, i, None] * alpha - jnp.einsum("tj,tjk->tk", N[:, i], TLP), axis=0)
 
     pairs = [(diagonal, dT.diagonal)]
     return pairs + [(lambda i=i: row(i), direction) for i, direction in zip(s.T.heads, dT.rows, strict=True)]

@@ -1,0 +1,86 @@
+"""Every order at once: against R's auto.arima, single exact likelihoods, and a panel with bad lanes."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import shared, tol
+from numpy.testing import assert_allclose
+
+import probkit as pk
+from probkit.arima.lanes import Orders, fit_lanes
+from probkit.ssm.statespace import differenced_log_likelihood
+
+KEY = jax.random.key(0)
+
+
+def air():
+    return np.log(pk.datasets.air_passengers().to_numpy(float))
+
+
+def test_the_airline_model_by_least_squares():
+    y = air()
+    w = np.diff(y[12:] - y[:-12])
+    pair = jnp.asarray(np.stack([w, 100 * w], axis=1))
+    mask = np.array([[True, True], [True, True], [False, False]])
+    found = fit_lanes(pair, np.ones(pair.shape, bool), mask, Orders(0, 1, 0, 1, 12))
+    assert_allclose(found.log_likelihood[0], 244.6965, atol=tol(1e-4, 5e-2))
+    assert_allclose(found.coefficients.ma[0], [-0.4018, -0.4018], atol=tol(1e-4, 1e-2))
+    assert_allclose(found.coefficients.sma[0], [-0.5569, -0.5569], atol=tol(1e-4, 1e-2))
+    assert_allclose(found.sigma2, [0.001348, 13.48], rtol=1e-2)
+    assert np.all(found.found.converged)
+
+
+@pytest.fixture(scope="module")
+def nile():
+    return pk.auto_arima(pk.datasets.nile(), key=KEY, max_p=2, max_q=1)
+
+
+def test_the_nile(nile):
+    assert nile.chosen == "ARIMA(1,1,1)"  # R's choice
+    assert abs(nile.table["aicc"][0] - 1267.5074) < 0.1
+    assert_allclose(nile.table["weight"].sum(), 1)
+    best = pk.model.strong(nile.best, jnp.result_type(float))
+    y = jnp.asarray(pk.datasets.nile().to_numpy(float))
+    exact = differenced_log_likelihood(best.log_likelihood(y), 1)
+    assert_allclose(exact, nile.table["log_likelihood"][0], rtol=tol(1e-8, 1e-4))
+
+
+def test_its_forecast(nile):
+    """R's means; intervals a little wider, since they carry the parameters."""
+    ahead = nile.forecast(12, draws=4000)
+    means = [816.18, 835.56, 840.49, 841.74, 842.06, 842.14]
+    assert_allclose(ahead.mean[:6], means, atol=12)
+    half = (ahead.quantile(0.975) - ahead.quantile(0.025)) / 2
+    assert 277 * 0.95 < half[0] < 277 * 1.2
+    assert 336 * 0.98 < half[-1] < 336 * 1.6
+
+
+def test_a_panel_with_lanes_that_cannot_be_fitted():
+    y = pk.datasets.nile().to_numpy(float)
+    gap, late = y.copy(), y.copy()
+    gap[50], late[:20] = np.nan, np.nan
+    panel = np.stack([y, np.full(100, 3.0), gap, late], axis=1)
+    found = pk.auto_arima(panel, key=KEY, max_p=1, max_q=1, average=True)
+    assert found.status[0] == found.status[3] == "ok"
+    assert "constant" in found.status[1]
+    assert "gaps" in found.status[2]
+    paths = found.forecast(3, draws=50).draws
+    assert np.isfinite(paths[:, :, [0, 3]]).all()
+    assert np.isnan(paths[:, :, [1, 2]]).all()
+    with pytest.raises(ValueError, match="1 gaps inside"):
+        pk.auto_arima(gap, key=KEY)
+
+
+@pytest.mark.slow
+def test_no_worse_than_r():
+    """AICc at our choice, where d and D are R's."""
+    with shared("reference/r_auto_arima.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            y = pd.read_csv(shared(f"data/ts/{row['series']}.csv"))["y"].to_numpy(float)
+            y = np.log(y) if row["log"] == "TRUE" else y
+            found = pk.auto_arima(y, int(row["period"]), key=KEY)
+            assert found.table["aicc"][0] < float(row["aicc"]) + 0.5, (row["series"], found.table.head(3))
