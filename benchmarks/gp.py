@@ -1,6 +1,9 @@
-"""Exact Gaussian process, Matern-3/2: value and gradient, beside autodiff through the Cholesky and scikit-learn.
+"""Exact Gaussian processes: value and gradient beside the textbook by autodiff, tinygp and scikit-learn, in one run.
 
-python benchmarks/gp.py [--sizes 500 1000 2000] [--columns 1 8] [--repeats 5]
+python benchmarks/gp.py [--sizes 500 2000] [--columns 8] [--line 100000] [--repeats 5]
+
+ARD squared exponential on --columns inputs, dense; then Matern-3/2 on a line of --line inputs, in O(n). Peers that are
+not installed are left out. Beside the times stands the memory that XLA plans, in matrices of n by n.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import probkit as pk
 def ours(theta, X, y):
     """As the model computes it; theta is the log of (lengthscales, scale, obs_scale)."""
     scales = jnp.exp(theta)
-    model = pk.GP(pk.Matern32(lengthscale=scales[:-2], scale=scales[-2]), obs_scale=scales[-1], mean=jnp.zeros(()))
+    model = pk.GP(pk.RBF(lengthscale=scales[:-2], scale=scales[-2]), obs_scale=scales[-1], mean=jnp.zeros(()))
     return model.log_likelihood(y, X)
 
 
@@ -30,42 +33,79 @@ def through_cholesky(theta, X, y):
     scales = jnp.exp(theta)
     Z = X / scales[:-2]
     s = jnp.maximum(jnp.sum(Z**2, 1)[:, None] + jnp.sum(Z**2, 1) - 2 * Z @ Z.T, 0.0)
-    r = math.sqrt(3.0) * jnp.sqrt(jnp.where(s > 1e-12, s, 1e-12))
-    K = scales[-2] ** 2 * (1 + r) * jnp.exp(-r) + scales[-1] ** 2 * jnp.eye(len(y))
+    K = scales[-2] ** 2 * jnp.exp(-0.5 * s) + scales[-1] ** 2 * jnp.eye(len(y))
     L = jnp.linalg.cholesky(K, symmetrize_input=False)
     w = jax.scipy.linalg.solve_triangular(L, y, lower=True)
     return -0.5 * w @ w - jnp.sum(jnp.log(jnp.diagonal(L))) - 0.5 * len(y) * math.log(2 * math.pi)
 
 
+def by_tinygp(theta, X, y):
+    """tinygp's dense solver."""
+    from tinygp import GaussianProcess, kernels, transforms
+
+    scales = jnp.exp(theta)
+    kernel = scales[-2] ** 2 * transforms.Linear(1 / scales[:-2], kernels.ExpSquared())
+    return GaussianProcess(kernel, X, diag=scales[-1] ** 2).log_probability(y)
+
+
+def line_by_tinygp(theta, x, y):
+    """tinygp's solver in O(n)."""
+    from tinygp import GaussianProcess
+    from tinygp.kernels import quasisep
+
+    length, scale, noise = jnp.exp(theta)
+    return GaussianProcess(quasisep.Matern32(length, scale), x, diag=noise**2).log_probability(y)
+
+
+def line(theta, x, y):
+    """As the model computes it, in O(n)."""
+    length, scale, noise = jnp.exp(theta)
+    return pk.GP(pk.Matern32(length, scale), obs_scale=noise, mean=jnp.zeros(())).log_likelihood(y, x)
+
+
 def row(name, function, arguments, repeats):
     program = jax.jit(function)
+    try:
+        compiled = program.lower(*arguments).compile()
+    except ImportError:
+        return None
+    planned = compiled.memory_analysis().temp_size_in_bytes / (arguments[-1].nbytes * len(arguments[-1]))
     begin = time.perf_counter()
     out = jax.block_until_ready(program(*arguments))
     first = time.perf_counter() - begin
     value, gradient = out if isinstance(out, tuple) else (out, None)
-    return name, first, median(lambda i: program(*arguments), repeats), float(value), gradient
+    return name, first, median(lambda i: program(*arguments), repeats), float(value), gradient, planned
 
 
 def sklearn_row(theta, X, y, repeats):
     try:
         from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     except ImportError:
         return None
     scales = np.exp(np.asarray(theta))
-    kernel = ConstantKernel(scales[-2] ** 2) * Matern(scales[:-2], nu=1.5) + WhiteKernel(scales[-1] ** 2)
+    kernel = ConstantKernel(scales[-2] ** 2) * RBF(scales[:-2]) + WhiteKernel(scales[-1] ** 2)
     model = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(np.asarray(X), np.asarray(y))
     at = model.kernel_.theta
     run = median(lambda i: model.log_marginal_likelihood(at, eval_gradient=True)[1], repeats)
     value, gradient = model.log_marginal_likelihood(at, eval_gradient=True)
     # Theirs are the logs of variances, in another order.
-    return "scikit-learn", 0.0, run, value, np.concatenate([gradient[1:-1], 2 * gradient[[0, -1]]])
+    return "scikit-learn", 0.0, run, value, np.concatenate([gradient[1:-1], 2 * gradient[[0, -1]]]), 0.0
+
+
+def table(title, rows):
+    rows = [one for one in rows if one is not None]
+    print(f"\n{title:34s} first, s        ms   ratio   log-likelihood  worst gradient  n x n")
+    for name, first, run, value, gradient, planned in rows:
+        error = " " * 16 if gradient is None else f"{np.max(np.abs(gradient / rows[0][4] - 1)):16.1e}"
+        print(f"  {name:32s}{first:9.2f}{1e3 * run:10.1f}{run / rows[0][2]:8.2f}{value:17.6f}{error}{planned:7.2f}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=[500, 1000, 2000])
-    parser.add_argument("--columns", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[500, 2000])
+    parser.add_argument("--columns", type=int, nargs="*", default=[8])
+    parser.add_argument("--line", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(load())
@@ -75,19 +115,26 @@ def main():
             X = jnp.asarray(rng.uniform(size=(size, columns)))
             y = jnp.asarray(np.sin(4 * X).sum(1) + 0.3 * rng.normal(size=size))
             theta = jnp.log(jnp.asarray([0.5 * columns**0.5] * columns + [1.0, 0.3]))
-            arguments = (theta, X, y)
+            at = (theta, X, y)
             rows = [
-                row("value and gradient", jax.value_and_grad(ours), arguments, options.repeats),
-                row("value alone", ours, arguments, options.repeats),
-                row("autodiff through the Cholesky", jax.value_and_grad(through_cholesky), arguments, options.repeats),
+                row("value and gradient", jax.value_and_grad(ours), at, options.repeats),
+                row("value alone", ours, at, options.repeats),
+                row("autodiff through the Cholesky", jax.value_and_grad(through_cholesky), at, options.repeats),
+                row("tinygp", jax.value_and_grad(by_tinygp), at, options.repeats),
                 sklearn_row(theta, X, y, options.repeats),
             ]
-            print(f"\n{f'N = {size:,}, D = {columns}':34s} first, s        ms   ratio   log-likelihood  worst gradient")
-            for name, first, run, value, gradient in filter(None, rows):
-                error = "" if gradient is None else f"{np.max(np.abs(gradient / rows[0][4] - 1)):16.1e}"
-                print(
-                    f"  {name:32s}{first:9.2f}{1e3 * run:10.1f}{run / rows[0][2]:8.2f}{value:17.6f}{error}", flush=True
-                )
+            table(f"ARD RBF, N = {size:,}, D = {columns}", rows)
+    if options.line:
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(np.sort(rng.uniform(0, options.line, options.line)))
+        y = jnp.asarray(np.sin(np.asarray(x) / 50) + 0.3 * rng.normal(size=options.line))
+        at = (jnp.log(jnp.asarray([30.0, 1.0, 0.3])), x, y)
+        rows = [
+            row("value and gradient", jax.value_and_grad(line), at, options.repeats),
+            row("value alone", line, at, options.repeats),
+            row("tinygp", jax.value_and_grad(line_by_tinygp), at, options.repeats),
+        ]
+        table(f"Matern-3/2, N = {options.line:,}, D = 1", rows)
 
 
 if __name__ == "__main__":

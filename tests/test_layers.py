@@ -19,10 +19,11 @@ from helpers import ROOT
 FAMILIES = {"arima", "bnn", "ets", "gp", "ssm"}
 USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
-NOT_MATHS = {"local", "methods", "model", "structural", "weights"}  # parts of a name: files of a family that may use the core
+# Parts of a name: files of a family that may use the core.
+NOT_MATHS = {"auto", "local", "methods", "model", "structural", "weights"}
 NOT_MATHS |= {"covariance", "large", "latent", "line_process", "means", "product_covariances", "stationary_covariances"}
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
-NOT_MATHS |= {"priors"}
+NOT_MATHS |= {"auto", "priors"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}
 CONFIGURES_JAX = {
     "jax.config.update",

@@ -272,7 +272,7 @@ def _joined(kind: Any, sign: str, *operands: Any) -> Any:
 
 def _one_scale(left: Covariance, right: Covariance) -> tuple[Covariance, Covariance]:
     """Of two factors, one keeps its default scale."""
-    if isinstance(right, Product) or (_scaled(right) and (_scaled(left) or isinstance(left, Product | Sum))):
+    if isinstance(right, Product) or (_scaled(right) and (hasattr(left, "scale") or isinstance(left, Product | Sum))):
         return left, with_default(right, "scale", 1.0)
     if _scaled(left) and isinstance(right, Sum):
         return with_default(left, "scale", 1.0), right

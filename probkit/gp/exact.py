@@ -14,7 +14,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from probkit.gp.kernels import squared_distance
-from probkit.math.linalg import matmul, safe_cholesky, spd_solve
+from probkit.math.linalg import matmul, safe_cholesky, solve_lower, spd_solve
 
 
 def _drop_missing(K: Array, r: Array) -> tuple[Array, Array, Array]:
@@ -37,7 +37,7 @@ def _drop_missing(K: Array, r: Array) -> tuple[Array, Array, Array]:
 def _log_density(K: Array, r: Array) -> Array:
     """``-(r' K^-1 r + log det K) / 2`` from the factor alone; -inf where there is none."""
     L, _ = safe_cholesky(K)
-    w = solve_triangular(L, r, lower=True)
+    w = solve_lower(L, r)
     value = -0.5 * jnp.sum(w**2) - jnp.sum(jnp.log(jnp.diagonal(L)))
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
@@ -85,7 +85,17 @@ def _stationary_density(
 
 
 def _stationary_covariance(correlation: Callable, Z: Array, variance: Array, noise: Array, shape: tuple) -> Array:
-    return variance * correlation(squared_distance(Z, Z), *shape) + jnp.diag(noise)
+    return variance * correlation(_gaps(Z), *shape) + jnp.diag(noise)
+
+
+def _gaps(Z: Array) -> Array:
+    """Squared distances, 0 below the rounding of Z.
+
+    Two fusions may scale the same input to different last bits, and the slope of a Matérn-1/2 makes a number of that.
+    """
+    s = squared_distance(Z, Z)
+    floor = (16.0 * float(jnp.finfo(Z.dtype).eps)) ** 2 * jax.lax.stop_gradient(jnp.max(jnp.sum(Z * Z, axis=1)))
+    return jnp.where(s <= floor, 0.0, s)
 
 
 @_stationary_density.defjvp
@@ -99,7 +109,9 @@ def _stationary_density_jvp(correlation: Callable, primals: tuple, tangents: tup
     alpha = jnp.where(sound, alpha, 0.0)
     held = sound & seen[:, None] & seen[None, :]
     G = jnp.where(held, 0.5 * (alpha[:, None] * alpha[None, :] - inverse), 0.0)
-    C, pull = jax.vjp(lambda s, shape: correlation(s, *shape), squared_distance(Z, Z), shape)
+    # Behind a barrier the distances are made again: to keep them beside the factor and the inverse costs more.
+    Z = jax.lax.optimization_barrier(Z)
+    C, pull = jax.vjp(lambda s, shape: correlation(s, *shape), _gaps(Z), shape)
     W, d_shape = pull(variance * G)
     gradients = (_embedding_gradient(W, Z), jnp.sum(G * C), jnp.diagonal(G), d_shape, -alpha)
     slopes = jax.tree_util.tree_map(lambda g, d: jnp.sum(jnp.where(sound, g, 0.0) * d), gradients, tangents)
@@ -111,7 +123,8 @@ def _embedding_gradient(W: Array, Z: Array) -> Array:
     if Z.shape[1] <= 2:
         parts = [jnp.sum(W * (Z[:, d][:, None] - Z[:, d][None, :]), axis=1) for d in range(Z.shape[1])]
         return 4.0 * jnp.stack(parts, axis=1)
-    return 4.0 * (jnp.sum(W, axis=1)[:, None] * Z - matmul(W, Z))
+    both = matmul(W, jnp.concatenate([Z, jnp.ones_like(Z[:, :1])], axis=1))  # W Z and W 1 in one pass over W
+    return 4.0 * (both[:, -1:] * Z - both[:, :-1])
 
 
 @partial(jax.jit, static_argnums=0)

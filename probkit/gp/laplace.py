@@ -99,10 +99,18 @@ def mode(terms: Terms, curvature: Terms, phi: Any, K: Array, m: Array, y: Array)
 
     zero = jnp.zeros_like(m)
     start = (m, zero, objective(m, zero), jnp.full((), jnp.inf, K.dtype), jnp.zeros((), int))
-    f, a, value, _, _ = jax.lax.while_loop(goes_on, newton, start)
-    # One step more: the loop stops at a gain that is rounding, half the digits of f. It is taken where it is small.
-    polished = newton((f, a, value - jnp.abs(value) * tolerance - tolerance, value, 0))[0]
-    return jnp.where(jnp.isfinite(value), jnp.where(jnp.isfinite(polished), polished, f), jnp.nan)
+    f, _, value, _, _ = jax.lax.while_loop(goes_on, newton, start)
+
+    # The loop stops at a gain that is rounding, which leaves f half its digits: Newton's method on f = m + K g(f), with
+    # the observed curvature, gives the other half where it comes nearer.
+    def miss(f: Array) -> Array:
+        return f - m - matmul(K, gradient(terms, phi, f, y))
+
+    for _ in range(3):
+        system = jnp.eye(len(f), dtype=f.dtype) + K * observed_curvature(terms, phi, f, y)[None, :]
+        nearer = f - jnp.linalg.solve(system, miss(f))
+        f = jnp.where(jnp.sum(miss(nearer) ** 2) < jnp.sum(miss(f) ** 2), nearer, f)
+    return jnp.where(jnp.isfinite(value), f, jnp.nan)
 
 
 @mode.defjvp

@@ -17,6 +17,15 @@ from probkit.model import Model, Param, param
 LONG = 256
 
 
+# Named, not lambdas, so that estimators and models can be pickled by those who must.
+def _default_noise(self: Any, y: Any, X: Any) -> dist.Distribution:
+    return priors.noise(y)
+
+
+def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
+    return dist.Normal(priors.centre(y), priors.spread(y))
+
+
 class Exact(eqx.Module):
     """The solver by one Cholesky factor: exact for every covariance, O(n³) in time and O(n²) in memory."""
 
@@ -27,6 +36,11 @@ class Exact(eqx.Module):
     def told(self, kernel: Any, X: Any) -> str:
         """What a report says of this solver."""
         return "Solved exactly by a Cholesky factor."
+
+
+@eqx.filter_jit
+def _jitter(model: "GP", X: Any) -> Any:
+    return GaussianProcess(model.kernel, X, model.obs_scale, model.mean).jitter()
 
 
 class GP(Model):
@@ -41,7 +55,7 @@ class GP(Model):
             normal around the mean of y with its spread.
         solver: what computes. None (the default) is exact: ``gp.Markov()``, in O(n), for one column of inputs, a Markov
             covariance and more than 256 observations, else ``gp.Exact()``. Approximations are asked for by name:
-            ``gp.Sparse(200)``, ``gp.HSGP(30)``. The report says which one answered.
+            ``gp.Sparse(200)`` and ``gp.HSGP(30)``. The report says which one answered.
 
     X is (n,) or (n, features); left out, it is the time index 0, 1, 2, ... NaN in y is missing.
 
@@ -52,8 +66,8 @@ class GP(Model):
     integrates_states: ClassVar[bool] = True
 
     kernel: Any = eqx.field(default_factory=Matern32)
-    obs_scale: Param = param(support=constraints.nonnegative, default=lambda self, y, X: priors.noise(y))
-    mean: Param = param(default=lambda self, y, X: dist.Normal(priors.centre(y), priors.spread(y)))
+    obs_scale: Param = param(support=constraints.nonnegative, default=_default_noise)
+    mean: Param = param(default=_default_mean)
     solver: Any = None
 
     def distribution(self, X: Any, length: int) -> Process:
@@ -62,9 +76,18 @@ class GP(Model):
         return self._solver(X).distribution(self.kernel, X, self.obs_scale, self.mean)
 
     def notes(self, y: Any, X: Any = None) -> tuple[str, ...]:
-        """What a report should say of one concrete model: which solver answered."""
+        """What a report should say of one concrete model: which solver answered, and the jitter it took."""
         X = self._inputs(X, y.shape[0])
-        return (self._solver(X).told(self.kernel, X),)
+        solver = self._solver(X)
+        told = [solver.told(self.kernel, X)]
+        if isinstance(solver, Exact):
+            jitter = float(_jitter(self, X))
+            if jitter != 0:
+                told.append(
+                    f"Near the mode the covariance is singular to working precision: {jitter:.1g} of its mean variance "
+                    "was added to the diagonal. Float64, or a larger obs_scale, does without."
+                )
+        return tuple(told)
 
     def _inputs(self, X: Any, length: int) -> Any:
         dtype = jnp.result_type(self.obs_scale, *([] if callable(self.mean) else [self.mean]))

@@ -38,6 +38,11 @@ def default_scale(self: Any, y: Any, X: Any) -> dist.Distribution:
     return priors.half_normal(y, 2.0)
 
 
+def default_ratio(self: Any, y: Any, X: Any) -> dist.Distribution:
+    """Log-normal around 1: for what has no unit."""
+    return dist.LogNormal(0.0, 1.0)
+
+
 class Isotropic(Covariance):
     """Abstract: ``scale² k(s)`` of the squared scaled distance ``s = sum_d ((x_d - x'_d) / lengthscale_d)²``.
 
@@ -156,7 +161,7 @@ class RationalQuadratic(Isotropic):
 
     correlation: ClassVar[Callable] = staticmethod(kernels.rational_quadratic)
 
-    alpha: Param = param(support=constraints.positive, default=lambda self, y, X: dist.LogNormal(0.0, 1.0))
+    alpha: Param = param(support=constraints.positive, default=default_ratio)
 
     def shape(self) -> tuple[Array, ...]:
         """Further parameters of the correlation: alpha."""
@@ -178,7 +183,7 @@ class Periodic(Covariance):
     """
 
     period: Param = param(support=constraints.positive)
-    lengthscale: Param = param(support=constraints.positive, default=lambda self, y, X: dist.LogNormal(0.0, 1.0))
+    lengthscale: Param = param(support=constraints.positive, default=default_ratio)
     scale: Param = param(support=constraints.nonnegative, default=default_scale)
     columns: tuple[int, ...] | None = eqx.field(static=True, default=None, kw_only=True)
 
@@ -308,7 +313,7 @@ class SHO(Covariance):
     """
 
     period: Param = param(support=constraints.positive)
-    quality: Param = param(support=constraints.positive, default=lambda self, y, X: dist.LogNormal(0.0, 1.0))
+    quality: Param = param(support=constraints.positive, default=default_ratio)
     scale: Param = param(support=constraints.nonnegative, default=default_scale)
     columns: tuple[int, ...] | None = eqx.field(static=True, default=None, kw_only=True)
 

@@ -102,19 +102,26 @@ def test_draws_from_the_prior():
         assert_allclose(draws.var(0), 1.2**2 + 0.09, rtol=0.2)
 
 
-def test_as_solvers_of_the_model():
+@pytest.mark.parametrize("solver", [pk.gp.Sparse(25), pk.gp.HSGP(25)], ids=["sparse", "basis"])
+@pytest.mark.slow
+def test_as_solvers_of_the_model(solver):
     x = np.linspace(0, 6, 80)
-    y = 50 + 10 * np.sin(x) + RNG.normal(size=80)
+    y = 50 + 10 * np.sin(x) + np.random.default_rng(0).normal(size=80)
     found = {}
-    for name, solver in {"exact": None, "sparse": pk.gp.Sparse(25), "basis": pk.gp.HSGP(25)}.items():
-        model = pk.GP(pk.Matern52(), solver=solver)
-        posterior = pk.fit(model, y, x, key=jax.random.key(0), method=pk.MAP(starts=2))
+    for name, one in {"exact": None, "approximate": solver}.items():
+        model = pk.GP(pk.Matern52(), solver=one)
+        posterior = pk.fit(model, y, x, key=jax.random.key(0), method=pk.MAP(starts=1))
         new = posterior.predict(np.array([1.5, 4.7]))
         found[name] = np.r_[new.mean, new.std]
         assert_allclose(new.mean, [60, 40], atol=1.5)
-    assert_allclose(found["sparse"], found["exact"], rtol=0.03)
-    assert_allclose(found["basis"], found["exact"], rtol=0.03)
+    assert_allclose(found["approximate"], found["exact"], rtol=0.03)
+    assert any("Approximate" in note for note in posterior.report.notes)
+
+
+def test_border():
     with pytest.raises(ValueError, match="count is 0"):
         pk.gp.Sparse(0)
+    with pytest.raises(ValueError, match="above 1"):
+        pk.gp.HSGP(10, 1.0)
     with pytest.raises(TypeError, match="no spectral density"):
         BasisProcess(pk.Periodic(1.0, 1.0, 1.0), X, 0.3, 0.0, 0.0, 1.0, (5, 5))

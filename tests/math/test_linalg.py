@@ -7,7 +7,15 @@ import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
 
-from probkit.math.linalg import safe_cholesky, spd_solve, triangular_gram, triangular_inverse
+from probkit.math.linalg import (
+    safe_cholesky,
+    solve_lower,
+    solve_lower_transposed,
+    spd_inverse,
+    spd_solve,
+    triangular_gram,
+    triangular_inverse,
+)
 
 RTOL = tol(1e-8, 2e-3)
 
@@ -87,6 +95,10 @@ def test_blocks_equal_the_whole(n):
     dense = np.asarray(L, np.float64)
     assert_allclose(triangular_inverse(L, block=4), np.linalg.inv(dense), rtol=RTOL, atol=RTOL)
     assert_allclose(triangular_gram(L, block=4), dense.T @ dense, rtol=RTOL, atol=RTOL)
+    assert_allclose(spd_inverse(L, block=4), np.linalg.inv(dense @ dense.T), rtol=RTOL, atol=RTOL)
+    b = jnp.linspace(-1.0, 2.0, len(L))
+    assert_allclose(solve_lower(L, b, block=4), np.linalg.solve(dense, b), rtol=RTOL, atol=RTOL)
+    assert_allclose(solve_lower_transposed(L, b, block=4), np.linalg.solve(dense.T, b), rtol=RTOL, atol=RTOL)
 
 
 def test_spd_solve_against_numpy():
