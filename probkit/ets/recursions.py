@@ -248,7 +248,11 @@ def concentrated(found: Run, form: Form) -> tuple[Float[Array, "*lanes"], Float[
 
 
 def simulate(
-    form: Form, w: Weights, start: States, errors: Float[Array, "time *lanes"]
+    form: Form,
+    w: Weights,
+    start: States,
+    errors: Float[Array, "time *lanes"],
+    relative: Bool[Array, "*lanes"] | None = None,
 ) -> tuple[Float[Array, "time *lanes"], States]:
     """The series that given errors make, and the states after it.
 
@@ -260,6 +264,7 @@ def simulate(
         w: smoothing parameters.
         start: the states before the first value.
         errors: e, or the relative errors epsilon where they are multiplicative.
+        relative: lanes whose errors are multiplicative, where that differs from lane to lane.
 
     Returns:
         y and the last states.
@@ -269,14 +274,16 @@ def simulate(
     l, b = (jnp.broadcast_to(jnp.asarray(x, errors.dtype), lanes) for x in start[:2])
     ring = _ring(start.s, lanes, errors.dtype) if seasonal else l[None]
     period = ring.shape[0]
+    cut = jnp.asarray(True) if relative is None or form.positive else relative
 
     def step(carry: tuple, error: Array) -> tuple[tuple, Array]:
         l, b, ring, valid, place = carry
         s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
         q, b, mean, l, s, valid = _ahead(form, w, l, b, s, valid, strict=False)
         e = error * mean if form.error == "M" else error
-        if form.positive:
-            e = jnp.where(mean > 0, jnp.maximum(e, -0.999 * mean), e)
+        e = e if relative is None else jnp.where(relative, error * mean, error)
+        if form.positive or relative is not None:
+            e = jnp.where((mean > 0) & cut, jnp.maximum(e, -0.999 * mean), e)
         l, b, s = _moved(form, w, q, b, l, s, e)
         if seasonal:
             ring = lax.dynamic_update_index_in_dim(ring, s, place, 0)

@@ -61,6 +61,8 @@ def least_squares(
     steps: int = 60,
     tolerance: float | None = None,
     first: int = 16,
+    lower: Any = None,
+    upper: Any = None,
 ) -> LeastSquares:
     r"""Minimise $\sum_t r_t(x)^2$ in every lane.
 
@@ -77,17 +79,22 @@ def least_squares(
         tolerance: the relative decrease of the cost at which a lane is done; by default 1e-9 in float64, 1e-5 in
             float32.
         first: evaluations before unfinished lanes leave the batch.
+        lower: bounds of the parameters, (params,), the same in every lane; a parameter that stands on a bound and is
+            pushed against it is held there for that step.
+        upper: the same from above.
 
     Returns:
         A :class:`LeastSquares`.
     """
     tolerance = (1e-9 if jnp.finfo(x0.dtype).eps < 1e-12 else 1e-5) if tolerance is None else tolerance
-    lanes = x0.shape[1]
+    column = lambda bound: jnp.broadcast_to(jnp.asarray(bound, x0.dtype), x0.shape[:1])[:, None]
+    bounds = column(-jnp.inf if lower is None else lower), column(jnp.inf if upper is None else upper)
+    x0, lanes = jnp.clip(x0, *bounds), x0.shape[1]
     size = -(-lanes // SHARE // 16) * 16
 
     def descend(args: Any, state: _Descent, limit: int) -> _Descent:
         def advance(state: _Descent) -> _Descent:
-            going, new = _unfinished(state, limit), _step(fn, args, state, tolerance)
+            going, new = _unfinished(state, limit), _step(fn, args, state, tolerance, bounds)
             return jax.tree_util.tree_map(lambda a, b: jnp.where(going, a, b), new, state)
 
         return lax.while_loop(lambda s: jnp.any(_unfinished(s, limit)), advance, state)
@@ -127,7 +134,7 @@ def _unfinished(state: _Descent, limit: int) -> Bool[Array, " lanes"]:
     return ~best.converged & ~lost & (best.steps < limit) & (state.damping < MOST_DAMPING)
 
 
-def _step(fn: Callable, args: Any, state: _Descent, tolerance: float) -> _Descent:
+def _step(fn: Callable, args: Any, state: _Descent, tolerance: float, bounds: tuple[Array, Array]) -> _Descent:
     """Evaluate the trials, keep those that lowered the cost, make the next."""
     best, trial, predicted, damping = state
     eps = float(jnp.finfo(trial.dtype).eps)
@@ -142,31 +149,35 @@ def _step(fn: Callable, args: Any, state: _Descent, tolerance: float) -> _Descen
     x, cost, gradient, normal = (
         jnp.where(better, a, b) for a, b in zip((trial, cost, gradient, normal), best[:4], strict=True)
     )
-    delta, predicted = _trial_step(normal, gradient, damping)
+    delta, predicted = _trial_step(x, normal, gradient, damping, bounds)
     # Undamped, the decrease would be up to 1 + damping times as large. No cost shows less than its rounding.
     left = predicted * (1 + damping)
-    done = jnp.isfinite(cost) & ((left <= tolerance * cost) | (~better & (left <= 8 * eps * cost)))
+    done = jnp.isfinite(cost) & ((jnp.abs(left) <= tolerance * cost) | (~better & (left <= 8 * eps * cost)))
     kept = LeastSquares(x, cost, gradient, normal, done, best.steps + 1)
     return _Descent(kept, x + delta, predicted, damping)
 
 
-def _trial_step(normal: Array, gradient: Array, damping: Array) -> tuple[Array, Array]:
-    """The damped step and the decrease of the cost that the linear model expects of it."""
+def _trial_step(
+    x: Array, normal: Array, gradient: Array, damping: Array, bounds: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The damped step, inside the bounds, and the decrease of the cost that the linear model expects of it."""
+    lower, upper = bounds
+    free = ~(((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0)))
     diagonal = jnp.diagonal(normal).T
-    scale = jnp.where(diagonal > 0, lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0)), 0.0)
-    scaled = normal * scale[:, None] * scale[None]
-    params = normal.shape[0]
-    lifted = scaled + jnp.eye(params, dtype=normal.dtype)[:, :, None] * (damping + (diagonal <= 0)[None])
-    slope = gradient * scale
-    step = -solve(lifted, slope)
-    # With (S + damping I) step = -slope: -(2 slope'step + step'S step) = -slope'step + damping step'step.
-    predicted = jnp.sum(step * (damping * step - slope), 0)
-    return step * scale, predicted
+    free = free & (diagonal > 0)
+    scale = jnp.where(free, lax.rsqrt(jnp.where(free, diagonal, 1.0)), 0.0)
+    unit = jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None]
+    lifted = normal * scale[:, None] * scale[None] + unit * (damping + ~free)
+    # No step goes more than half the way to a bound unless it is near: first steps are long, and a bound holds fast.
+    span = jnp.where(jnp.isfinite(upper - lower), upper - lower, 1.0)
+    near, far = (jnp.where(gap < 0.02 * span, gap, 0.5 * gap) for gap in (x - lower, upper - x))
+    step = jnp.clip(-solve(lifted, gradient * scale) * scale, -near, far)
+    return step, -jnp.sum(step * (2 * gradient + jnp.sum(normal * step, 1)), 0)
 
 
 def gram(J: Float[Array, "params time lanes"]) -> Float[Array, "params params lanes"]:
     """J' J of every lane."""
-    return lax.map(lambda row: jnp.sum(J * row, 1), J)
+    return jnp.einsum("ptl,qtl->pql", J, J, precision="highest")
 
 
 def solve(A: Float[Array, "n n lanes"], b: Float[Array, "n lanes"]) -> Float[Array, "n lanes"]:

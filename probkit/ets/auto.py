@@ -1,0 +1,265 @@
+"""Automatic exponential smoothing: every candidate fitted at once, chosen by AICc or averaged."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from probkit import border
+from probkit.ets import fitting
+from probkit.ets.fitting import Fits
+from probkit.ets.model import ETS
+from probkit.ets.paths import paths
+from probkit.ets.recursions import Form
+from probkit.selection import Selection
+
+#: Akaike weights below this count as none, so that few candidates have to be simulated.
+LEAST_WEIGHT = 0.01
+
+
+class _Fitted(NamedTuple):
+    """All candidates of one program: y (time, lane) as it was fitted, and fits with axes (..., candidate, lane)."""
+
+    program: Form
+    forms: tuple[Form, ...]
+    fits: Fits
+
+
+def candidates(period: int, trend: str = "A") -> tuple[str, ...]:
+    """The forms that R's `ets` tries: no multiplicative trend, nor a multiplicative season under additive errors.
+
+    Args:
+        period: length of the season; 1 for none.
+        trend: ``"A"``, or ``"AM"`` for multiplicative trends as well.
+    """
+    trends = ["N", "A", "Ad"] + (["M", "Md"] if "M" in trend else [])
+    seasons = "NAM" if period > 1 else "N"
+    unstable = lambda f: (f.error == "A" and f.positive) or (f.trend == "M" and f.season == "A")
+    forms = (Form.parse(error + t + s) for s in seasons for error in "AM" for t in trends)
+    return tuple(form.name for form in forms if not unstable(form))
+
+
+def auto_ets(
+    y: Any,
+    period: int = 1,
+    *,
+    key: Any = None,
+    candidates: tuple[str, ...] | None = None,
+    criterion: str = "aicc",
+    average: bool = False,
+) -> Selection:
+    r"""Exponential smoothing chosen among many forms, by maximum likelihood and AICc, for one series or for many.
+
+    $$\mathrm{AICc} = -2 \ell + 2k + \frac{2k (k + 1)}{n - k - 1},$$
+
+    k counting smoothing parameters, starting states and the error variance. Forecasts carry the uncertainty of all of
+    these, which those of R's `ets` and statsforecast's `AutoETS` leave out.
+
+    Args:
+        y: one series (time,), or many: (time, lane) or a list of series; NaN is missing, late series begin with NaN.
+        period: observations in a season; 1 for none.
+        key: a new-style key, for forecasts.
+        candidates: letters of the forms to try, such as ``("ANN", "AAdN")``. Default: those of R's `ets`.
+        criterion: ``"aicc"``, ``"aic"`` or ``"bic"``.
+        average: weigh all candidates by ``exp(-criterion / 2)`` instead of taking the best: one forecast that carries
+            the uncertainty of the form as well.
+
+    Returns:
+        A :class:`probkit.Selection`. A lane that cannot be fitted, or is constant, has a status; it harms no other.
+
+    Raises:
+        TypeError: values are not numbers; no key.
+        ValueError: data of the wrong shape; an unknown form or criterion; a period that is no whole number.
+
+    References:
+        Hyndman, R. J. and Khandakar, Y. (2008). Automatic time series forecasting: the forecast package for R.
+            Journal of Statistical Software 27(3).
+        Burnham, K. P. and Anderson, D. R. (2002). Model Selection and Multimodel Inference, ch. 2.
+    """
+    border.check_key(key, "auto_ets")
+    if isinstance(period, bool) or not isinstance(period, int | np.integer) or period < 1:
+        raise ValueError(f"period is {period!r}; the number of observations in a season is wanted, 1 for none.")
+    if criterion not in ("aicc", "aic", "bic"):
+        raise ValueError(f"criterion is {criterion!r}; 'aicc', 'aic' or 'bic' is wanted.")
+    many = border.is_many(y)
+    panel = border.as_lanes(y) if many else _one_lane(border.as_series(y, "auto_ets"))
+    forms = _read(candidates, int(period))
+    held = np.asarray(panel.y)
+    fitted = [_fit_all(panel.y, program, tuple(group), int(period)) for program, group in _grouped(forms).items()]
+    order = [form for one in fitted for form in one.forms]
+    join = lambda pick: np.concatenate([np.asarray(pick(one), float) for one in fitted])
+    count = np.sum(~np.isnan(held), axis=0)
+    k = join(lambda one: np.broadcast_to(_parameters(one), one.fits.cost.shape))
+    log_likelihood = join(lambda one: one.fits.log_likelihood)
+    value = _criterion(criterion, log_likelihood, k, count)
+    impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
+    value[impossible | ~np.isfinite(log_likelihood)] = np.inf
+    status, simplest = _status(held, panel.unusable, value), _simplest(order)
+    weights = _weights(value, average, [i for i, s in enumerate(status) if s != "ok"], simplest)
+    figures = {
+        "log_likelihood": log_likelihood,
+        "parameters": k,
+        criterion: value,
+        "converged": join(lambda one: one.fits.converged).astype(bool),
+    }
+    if criterion != "aicc":
+        figures["aicc"] = _criterion("aicc", log_likelihood, k, count)
+    draw = functools.partial(_paths, panel.y, tuple(fitted), weights, tuple(panel.unusable))
+    build = functools.partial(_build, tuple(fitted), int(period))
+    names = tuple(form.name for form in order)
+    return Selection(names, figures, weights, status, draw, build, panel, many, key)
+
+
+def _one_lane(series: border.Series) -> border.Panel:
+    return border.Panel(series.y[:, None], series.labels, series.label_name, np.arange(1), {})
+
+
+def _read(names: tuple[str, ...] | None, period: int) -> list[Form]:
+    names = candidates(period) if names is None else names
+    if isinstance(names, str) or not len(names):
+        raise ValueError(f"candidates is {names!r}; letters of one form or more are wanted, such as ('ANN', 'AAdN').")
+    forms = [Form.parse(name) for name in names]
+    if period == 1 and any(form.season != "N" for form in forms):
+        raise ValueError("candidates hold forms with a season; pass period=, such as 12 for months.")
+    return forms
+
+
+def _grouped(forms: list[Form]) -> dict[Form, list[Form]]:
+    """Forms by the program that fits them."""
+    groups: dict[Form, list[Form]] = {}
+    for form in forms:
+        groups.setdefault(fitting.program("M" if form.trend == "M" else "A", form.season), []).append(form)
+    return groups
+
+
+def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int) -> _Fitted:
+    """Fit all series by all forms of one program, in batches of one shape."""
+    lanes = y.shape[1]
+    size = min(lanes, max(1, fitting.BATCH // len(forms)))
+    m = fitting.masks(list(forms), size)
+    found = []
+    for begin in range(0, lanes, size):
+        part = y[:, jnp.arange(begin, begin + size) % lanes]  # the last batch is filled up with the first lanes
+        fits = fitting.fit(program, jnp.tile(part, (1, len(forms))), m, period)
+        found.append(jax.tree_util.tree_map(lambda a: np.asarray(a).reshape(*a.shape[:-1], len(forms), size), fits))
+    whole = jax.tree_util.tree_map(lambda *parts: np.concatenate(parts, -1)[..., :lanes], *found)
+    return _Fitted(program, forms, whole)
+
+
+def _parameters(one: _Fitted) -> np.ndarray:
+    m = fitting.masks(list(one.forms), 1)
+    return np.asarray(fitting.used_parameters(one.program, m, one.fits.x.shape[0]))[:, None]
+
+
+def _criterion(name: str, log_likelihood: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """The criterion of every candidate; inf where it has no value, for want of data."""
+    if name == "bic":
+        return -2 * log_likelihood + k * np.log(n)
+    aic = -2 * log_likelihood + 2 * k
+    if name == "aic":
+        return aic
+    left = n - k - 1
+    return np.where(left > 0, aic + 2 * k * (k + 1) / np.where(left > 0, left, 1), np.inf)
+
+
+def _status(held: np.ndarray, unusable: dict[int, str], value: np.ndarray) -> tuple[str, ...]:
+    """What stands in the way of each lane."""
+    eps = 8 * np.finfo(held.dtype).eps
+    low, high = np.nanmin(held, axis=0), np.nanmax(held, axis=0)
+    out = []
+    for i in range(held.shape[1]):
+        if i in unusable:
+            out.append(unusable[i])
+        elif high[i] - low[i] <= eps * max(abs(high[i]), abs(low[i])):
+            out.append("constant")
+        elif not np.isfinite(value[:, i]).any():
+            out.append("too few values for any candidate")
+        else:
+            out.append("ok")
+    return tuple(out)
+
+
+def _simplest(forms: list[Form]) -> int:
+    """The candidate for series that tell nothing: additive errors, the fewest parts."""
+    cost = [(form.positive, form.season != "N", form.trend != "N", form.damped) for form in forms]
+    return min(range(len(forms)), key=lambda i: cost[i])
+
+
+def _weights(value: np.ndarray, average: bool, bad: list[int], simplest: int) -> np.ndarray:
+    """One for the best, or Akaike's weights; series that tell nothing take the simplest candidate."""
+    value = value.copy()
+    value[:, bad] = np.inf
+    value[simplest, bad] = 0.0
+    less = value - value.min(axis=0)
+    weights = np.exp(-0.5 * less) if average else (np.arange(len(value))[:, None] == np.argmin(value, axis=0)) * 1.0
+    weights = weights / weights.sum(axis=0)
+    weights[weights < LEAST_WEIGHT] = 0.0
+    return weights / weights.sum(axis=0)
+
+
+def _paths(
+    y: Any,
+    fitted: tuple[_Fitted, ...],
+    weights: np.ndarray,
+    unusable: tuple[int, ...],
+    key: Any,
+    horizon: int,
+    draws: int,
+) -> np.ndarray:
+    """Paths (draws, horizon, lane): every candidate gives its share of them."""
+    ends = np.round(np.cumsum(weights, axis=0) * draws).astype(int)
+    counts = np.diff(ends, axis=0, prepend=0)
+    out = np.empty((draws, horizon, y.shape[1]), np.asarray(y).dtype)
+    first = 0
+    for i, one in enumerate(fitted):
+        share = counts[first : first + len(one.forms)]
+        which, lane = np.nonzero(share)
+        size = 1 << max(0, int(len(lane) - 1)).bit_length()  # powers of two: few programs
+        size = min(size, fitting.BATCH)
+        for begin in range(0, len(lane), size):
+            index = np.arange(begin, begin + size) % max(len(lane), 1)
+            c, l = which[index], lane[index]
+            m = fitting.masks([one.forms[j] for j in c], 1)
+            fits = Fits(*(jnp.asarray(a[..., c, l]) for a in one.fits))
+            keys = jax.vmap(lambda j, i=i: jax.random.fold_in(jax.random.fold_in(key, i), j))(jnp.asarray(l))
+            some = np.asarray(paths(one.program, y[:, l], m, fits, keys, horizon, draws))
+            for j in range(min(size, len(lane) - begin)):
+                last = ends[first + c[j], l[j]]
+                taken = counts[first + c[j], l[j]]
+                out[last - taken : last, :, l[j]] = some[:taken, :, j]
+        first += len(one.forms)
+    out[:, :, list(unusable)] = np.nan
+    return out
+
+
+def _build(fitted: tuple[_Fitted, ...], period: int, name: str, lane: int) -> ETS:
+    """A candidate with the numbers of its fit."""
+    for one in fitted:
+        for i, form in enumerate(one.forms):
+            if form.name == name:
+                return _model(one, form, i, lane, period)
+    raise ValueError(f"{name!r} was no candidate; {[form.name for one in fitted for form in one.forms]} were.")
+
+
+def _model(one: _Fitted, form: Form, i: int, lane: int, period: int) -> ETS:
+    f = one.fits
+    w, start = fitting.unpack(one.program, jnp.asarray(f.x[:, i, lane]), fitting.masks([form], 1))
+    unit, (alpha, beta, gamma, phi) = float(f.unit[i, lane]), (float(np.ravel(x)[0]) for x in w)
+    slope = float(np.ravel(start.b)[0]) * (1.0 if form.trend == "M" else unit)
+    seasons: dict[str, Any] = {}
+    if form.season != "N":
+        seasons["seasonal"] = np.ravel(start.s) * (1.0 if form.season == "M" else unit)
+    return ETS(
+        form.name,
+        period=period,
+        alpha=alpha,
+        beta=beta,
+        gamma=gamma,
+        phi=phi,
+        level=float(f.x[4, i, lane]) * unit,
+        slope=slope,
+        scale=float(f.sigma[i, lane]),
+        **seasons,
+    )

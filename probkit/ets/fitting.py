@@ -1,0 +1,235 @@
+r"""Maximum likelihood of many series and many forms at once, by Levenberg-Marquardt on the one-step errors.
+
+With additive errors the concentrated likelihood falls with $\sum e_t^2$, with multiplicative ones with
+$\sum \epsilon_t^2 \cdot \exp(\frac2n \sum \log \mu_t)$, which is a sum of squares too. Forms that differ in error, in
+whether there is a trend and whether it is damped are one program with masks; those that differ in the kind of trend or
+season are another. Lanes are series times forms, on the last axis.
+
+The smoothing parameters stand in R's usual region, $10^{-4} \le \alpha \le 0.9999$, $\beta \le \alpha$,
+$\gamma \le 1 - \alpha$, $0.8 \le \phi \le 0.98$; starting states are free, the seasons with one sum taken out.
+
+References:
+    Hyndman, R. J. and Khandakar, Y. (2008). Automatic time series forecasting: the forecast package for R.
+        Journal of Statistical Software 27(3).
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from probkit.ets.recursions import LOG_2PI, Form, Run, States, Weights, run
+from probkit.math.least_squares import LeastSquares, inverse, least_squares
+
+#: R's bounds of the smoothing parameters and of the damping.
+EDGE = 1e-4
+PHI = (0.8, 0.98)
+#: Standard deviation of alpha, beta / alpha, gamma / (1 - alpha) and phi before the data, for draws: uniform.
+SPREAD = (0.29, 0.29, 0.29, 0.05)
+#: Starts of the same: the errors have several minima. With a season two starts miss least; without, more cost little.
+STARTS = ((0.5, 0.01, 0.02, 0.95), (0.7, 0.05, 0.5, 0.9))
+MORE_STARTS = ((0.1, 0.1, 0.1, 0.95), (0.95, 0.02, 0.1, 0.95), (0.9, 0.8, 0.1, 0.85), (0.1, 0.9, 0.1, 0.95))
+#: Lanes of one batch: more do not stay in a cache.
+BATCH = 512
+
+
+class Masks(NamedTuple):
+    """Which form a lane has, within one program."""
+
+    multiplicative: Bool[Array, " lanes"]
+    trend: Bool[Array, " lanes"]
+    damped: Bool[Array, " lanes"]
+
+
+class Fits(NamedTuple):
+    """Fits of every lane.
+
+    Attributes:
+        x: parameters: alpha, beta / alpha, gamma / (1 - alpha), phi, then level, slope and all seasons but the last, in
+            units of ``unit``.
+        covariance: of x, a weak prior on the first four included, so that it is finite where the data say nothing.
+        unit: what y was divided by.
+        cost: the sum of squares reached, in those units.
+        sigma: standard deviation of the errors, in units of y, or relative where they are multiplicative.
+        observed: how many values were.
+        log_likelihood: the concentrated log-likelihood of y, with all constants.
+        converged: whether the descent ended.
+    """
+
+    x: Float[Array, "params lanes"]
+    covariance: Float[Array, "params params lanes"]
+    unit: Float[Array, " lanes"]
+    cost: Float[Array, " lanes"]
+    sigma: Float[Array, " lanes"]
+    observed: Float[Array, " lanes"]
+    log_likelihood: Float[Array, " lanes"]
+    converged: Bool[Array, " lanes"]
+
+
+def program(trend: str, season: str) -> Form:
+    """The form of which a batch is made: all with this kind of trend (A or M) and season are it, masked."""
+    return Form("A", trend, True, season)
+
+
+def bounds(params: int, dtype: Any) -> tuple[Float[Array, " params"], Float[Array, " params"]]:
+    """The region of the parameters; starting states are free."""
+    far = [jnp.inf] * (params - 4)
+    lower, upper = [EDGE, EDGE, EDGE, PHI[0], *(-x for x in far)], [1 - EDGE, 1.0, 1.0, PHI[1], *far]
+    return jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)
+
+
+def masks(forms: list[Form], series: int) -> Masks:
+    """Masks of lanes that run over series first, then over forms."""
+    column = lambda flags: jnp.repeat(jnp.asarray(flags, bool), series)
+    return Masks(
+        column([form.error == "M" for form in forms]),
+        column([form.trend != "N" for form in forms]),
+        column([form.damped for form in forms]),
+    )
+
+
+def unpack(form: Form, x: Float[Array, "params *lanes"], m: Masks) -> tuple[Weights, States]:
+    """Smoothing parameters and starting states (in units of the series) of every lane."""
+    alpha = x[0]
+    beta = jnp.where(m.trend, alpha * x[1], 0.0)
+    phi = jnp.where(m.damped, x[3], 1.0)
+    none = 1.0 if form.trend == "M" else 0.0
+    slope = jnp.where(m.trend, x[5], none)
+    if form.season == "N":
+        return Weights(alpha, beta, jnp.zeros_like(alpha), phi), States(x[4], slope)
+    total = x.shape[0] - 5 if form.season == "M" else 0.0
+    seasons = jnp.concatenate([x[6:], total - jnp.sum(x[6:], 0, keepdims=True)])
+    return Weights(alpha, beta, (1 - alpha) * x[2], phi), States(x[4], slope, seasons)
+
+
+def residuals(form: Form, x: Array, y: Array, m: Masks) -> Float[Array, "time lanes"]:
+    """What is squared and summed; NaN throughout a lane whose states or means are not positive where they must be."""
+    w, start = unpack(form, x, m)
+    found = run(form, y, w, start)
+    mean = jnp.where(found.seen & m.multiplicative, found.mean, 1.0)
+    valid = found.valid & jnp.all(mean > 0, 0)
+    mean = jnp.where(mean > 0, mean, 1.0)
+    centre = jnp.sum(jnp.log(mean), 0) / jnp.maximum(jnp.sum(found.seen, 0), 1)
+    return jnp.where(valid, found.error / mean * jnp.exp(centre), jnp.nan)
+
+
+def starting_point(form: Form, y: Float[Array, "time lanes"], period: int) -> Float[Array, "params lanes"]:
+    """A line through the first seasons, and the mean deviation (or ratio) of each place in the season from it."""
+    seen = ~jnp.isnan(y)
+    age = jnp.cumsum(lax.cummax(seen.astype(jnp.int8)), 0, dtype=jnp.int32).astype(y.dtype)  # 1 at the first value
+    used = seen & (age <= max(10, 3 * period))
+    weight, value = used.astype(y.dtype), jnp.where(used, y, 0.0)
+    n = jnp.maximum(jnp.sum(weight, 0), 1.0)
+    middle, centre = jnp.sum(weight * age, 0) / n, jnp.sum(value, 0) / n
+    spread = jnp.sum(weight * (age - middle) ** 2, 0)
+    slope = jnp.sum(weight * (age - middle) * (value - centre), 0) / jnp.where(spread > 0, spread, 1.0)
+    level = centre - slope * middle
+    if form.positive:  # a falling line must not leave the positive
+        least = 0.1 * centre
+        slope = jnp.where(level > 0, slope, 0.0)
+        level = jnp.where(level > 0, level, centre)
+        slope = jnp.where(level + slope * jnp.max(age * used, 0) > least, slope, 0.0)
+        level = jnp.where(slope == 0, centre, level)
+    shares = jnp.broadcast_to(jnp.asarray(STARTS[0], y.dtype)[:, None], (4, y.shape[1]))
+    first = slope if form.trend != "M" else jnp.clip(1 + slope / jnp.where(level > 0, level, 1.0), 0.8, 1.2)
+    parts = [shares, level[None], first[None]]
+    if form.season != "N":
+        line = level + slope * age
+        apart = jnp.where(used, y - line if form.season == "A" else y / jnp.where(line > 0, line, 1.0), 0.0)
+        short = -y.shape[0] % period
+        fold = lambda a: jnp.sum(jnp.pad(a, ((0, short), (0, 0))).reshape(-1, period, y.shape[1]), 0)
+        none = 1.0 if form.season == "M" else 0.0
+        counts = fold(weight)
+        seasons = jnp.where(counts > 0, fold(apart) / jnp.maximum(counts, 1.0), none)
+        seasons = jnp.maximum(seasons, 0.05) if form.season == "M" else seasons
+        seasons = seasons - jnp.mean(seasons, 0) + none if form.season == "A" else seasons / jnp.mean(seasons, 0)
+        parts.append(seasons[:-1])
+    return jnp.concatenate(parts)
+
+
+@partial(jax.jit, static_argnames=("form", "period", "steps"))
+def fit(form: Form, y: Float[Array, "time lanes"], m: Masks, period: int, steps: int = 40) -> Fits:
+    """Fit every lane.
+
+    Args:
+        form: of :func:`program`; static.
+        y: the series, NaN where missing; a lane begins at its first observed value.
+        m: which form each lane has.
+        period: length of the season.
+        steps: the most evaluations of a lane.
+    """
+    seen = ~jnp.isnan(y)
+    count = jnp.sum(seen, 0).astype(y.dtype)
+    size = jnp.sum(jnp.where(seen, jnp.abs(y), 0.0), 0) / jnp.maximum(count, 1.0)
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
+    y = y / unit
+    found = _best_of_starts(form, y, m, starting_point(form, y, period), steps)
+    variance = found.cost / jnp.maximum(count - used_parameters(form, m, found.x.shape[0]) + 1, 1.0)
+    covariance = _covariance(found.normal, variance)
+    log_likelihood = -0.5 * count * (LOG_2PI + jnp.log(found.cost / count) + 1 + 2 * jnp.log(unit))
+    finite = jnp.isfinite(found.cost) & (count > 0)
+    return Fits(
+        found.x,
+        covariance,
+        unit,
+        found.cost,
+        jnp.sqrt(squares(run(form, y, *unpack(form, found.x, m)), m) / count) * jnp.where(m.multiplicative, 1.0, unit),
+        count,
+        jnp.where(finite, log_likelihood, -jnp.inf),
+        found.converged & finite,
+    )
+
+
+def _best_of_starts(form: Form, y: Array, m: Masks, x0: Array, steps: int) -> LeastSquares:
+    """Descents from each start, side by side as lanes; of every series the lowest."""
+    starts = STARTS if form.season != "N" else STARTS + MORE_STARTS
+    many, lanes = len(starts), y.shape[1]
+    tile = lambda a: jnp.tile(a, many)
+    shares = jnp.repeat(jnp.asarray(starts, y.dtype).T, lanes, axis=1)
+    lower, upper = bounds(x0.shape[0], y.dtype)
+    found = least_squares(
+        lambda x, y, m: _with_jacobian(form, x, y, m),
+        tile(x0).at[:4].set(shares),
+        (tile(y), jax.tree_util.tree_map(tile, m)),
+        steps=steps,
+        tolerance=1e-6 if jnp.finfo(y.dtype).eps < 1e-12 else 1e-5,
+        first=12,
+        lower=lower,
+        upper=upper,
+    )
+    split = jax.tree_util.tree_map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], many, lanes), -2, 0), found)
+    best = jnp.argmin(split.cost, axis=0)
+    return jax.tree_util.tree_map(
+        lambda a: jnp.take_along_axis(a, best.reshape(1, *[1] * (a.ndim - 2), lanes), 0)[0], split
+    )
+
+
+def squares(found: Run, m: Masks) -> Float[Array, " lanes"]:
+    """Sum of squared errors, relative ones where they are multiplicative."""
+    mean = jnp.where(m.multiplicative & (found.mean > 0), found.mean, 1.0)
+    return jnp.sum(jnp.where(found.seen, found.error / mean, 0.0) ** 2, 0)
+
+
+def used_parameters(form: Form, m: Masks, params: int) -> Array:
+    """Parameters that a lane estimates, the error variance counted."""
+    season = params - 5 if form.season != "N" else 0
+    return 3 + 2 * m.trend.astype(int) + m.damped + season
+
+
+def _with_jacobian(form: Form, x: Array, y: Array, m: Masks) -> tuple[Array, Array]:
+    """Residuals and their derivatives in forward mode, the recursion itself run once."""
+    r, push = jax.linearize(lambda x: residuals(form, x, y, m), x)
+    basis = jnp.eye(x.shape[0], dtype=x.dtype)
+    return r, jax.vmap(lambda e: push(jnp.broadcast_to(e[:, None], x.shape)))(basis)
+
+
+def _covariance(normal: Float[Array, "params params lanes"], variance: Float[Array, " lanes"]) -> Array:
+    """Of the parameters, after a prior that is weak beside any data but holds what the data do not move."""
+    params = normal.shape[0]
+    variance = jnp.where((variance > 0) & jnp.isfinite(variance), variance, 1.0)
+    spread = jnp.asarray([*SPREAD, *[1.0] * (params - 4)])
+    prior = (jnp.eye(params) / spread**2).astype(normal.dtype)
+    return inverse(jnp.where(jnp.isfinite(normal), normal, 0.0) / variance + prior[:, :, None])

@@ -1,0 +1,53 @@
+"""Paths of the future from fitted lanes: parameters from their asymptotic law, states by a run, errors on top."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from probkit.ets.fitting import Fits, Masks, bounds, residuals, squares, unpack, used_parameters
+from probkit.ets.recursions import Form, run, simulate
+from probkit.ssm.statespace import factor
+
+
+@partial(jax.jit, static_argnames=("form", "horizon", "draws"))
+def paths(
+    form: Form, y: Float[Array, "time lanes"], m: Masks, found: Fits, keys: Array, horizon: int, draws: int
+) -> Float[Array, "draws horizon lanes"]:
+    """Draws of the next values of every lane, with the uncertainty of parameters, starting states and error variance.
+
+    Parameters are normal around the estimate, with the covariance that :func:`probkit.ets.fitting.fit` gives, cut to
+    their region; the error variance is drawn from its scaled inverse chi-squared law. A draw of the parameters whose
+    errors are twice as large, where the normal law has failed, gives way to the estimate.
+
+    Args:
+        form: of :func:`probkit.ets.fitting.program`; static.
+        y: the series, as they were fitted.
+        m: which form each lane has.
+        found: the fits.
+        keys: a new-style key a lane, (lanes,), so that no lane's draws depend on its neighbours.
+        horizon: number of steps.
+        draws: number of paths.
+    """
+    y = y / found.unit
+    params = found.x.shape[0]
+    root = factor(jnp.moveaxis(found.covariance, -1, 0))
+    free = jnp.maximum(found.observed - used_parameters(form, m, params) + 1, 1.0)
+    lower, upper = (edge[:, None] for edge in bounds(params, y.dtype))
+    best = jnp.sqrt(squares(run(form, y, *unpack(form, found.x, m)), m))
+
+    def one(draw: Array) -> Array:
+        def noise(key: Array, free: Array) -> tuple[Array, Array, Array]:
+            k_x, k_scale, k_error = jax.random.split(jax.random.fold_in(key, draw), 3)
+            chi2 = 2 * jax.random.gamma(k_scale, 0.5 * free, dtype=y.dtype)
+            return jax.random.normal(k_x, (params,), y.dtype), chi2, jax.random.normal(k_error, (horizon,), y.dtype)
+
+        z, chi2, e = jax.vmap(noise, out_axes=(0, 0, 1))(keys, free)
+        x = jnp.clip(found.x + jnp.einsum("lpq,lq->pl", root, z), lower, upper)
+        r = residuals(form, x, y, m)
+        x = jnp.where(jnp.sum(r * r, 0) < 4 * found.cost, x, found.x)  # not for NaN
+        w, start = unpack(form, x, m)
+        return simulate(form, w, run(form, y, w, start).last, best / jnp.sqrt(chi2) * e, m.multiplicative)[0]
+
+    return jax.lax.map(one, jnp.arange(draws)) * found.unit

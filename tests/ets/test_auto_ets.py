@@ -1,0 +1,93 @@
+"""Fits of many series and forms at once: R's optima, lanes that harm no other, selection, averages and forecasts."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import tol
+from numpy.testing import assert_allclose, assert_array_equal
+
+import probkit as pk
+from probkit.ets.auto import candidates
+
+KEY = jax.random.key(0)
+GOOD = 100 + np.cumsum(np.random.default_rng(0).normal(size=(60, 8)), 0)
+BAD = GOOD.copy()
+BAD[:, 0], BAD[:, 1], BAD[2:, 2], BAD[:, 3] = 5.0, 0.0, np.nan, np.nan
+BAD[:, 4] *= 1e12
+BAD[30, 5] = 1e9
+
+
+@pytest.fixture(scope="module")
+def panels():
+    return [pk.auto_ets(y, key=KEY) for y in (GOOD, BAD)]
+
+
+def test_a_bad_lane_harms_no_other(panels):
+    good, bad = panels
+    for name, values in good.figures.items():
+        assert_array_equal(values[:, 6:], bad.figures[name][:, 6:])
+    assert bad.status[:4] == (
+        "constant",
+        "constant",
+        "too few values for any candidate",
+        "y has 60 entries and all are NaN; at least one observation is wanted.",
+    )
+    assert set(bad.status[4:]) == {"ok"}
+    ahead = [one.forecast(3, draws=50) for one in panels]
+    assert_allclose(ahead[0].draws[:, :, 6:], ahead[1].draws[:, :, 6:], rtol=tol(1e-9, 1e-2))
+    assert_allclose(ahead[1].draws[:, :, 0], 5.0, rtol=tol(1e-6, 1e-2))
+    assert np.isnan(ahead[1].draws[:, :, 3]).all() and np.isfinite(ahead[1].draws[:, :, [0, 1, 2, 4, 5]]).all()
+    if tol(1, 0):  # in float32 the roundings of 1e12 move the descent
+        assert_allclose(ahead[1].mean[4], 1e12 * ahead[0].mean[4], rtol=1e-6)
+
+
+def test_the_table_and_the_best_are_of_one_series(panels):
+    one = pk.auto_ets(pd.Series(GOOD[:, 6], index=pd.period_range("2000", periods=60, freq="Y")), key=KEY)
+    assert list(one.table["aicc"]) == sorted(one.table["aicc"])
+    assert one.chosen == one.table["candidate"][0] == panels[0].chosen[6]
+    assert one.table["weight"].sum() == 1 and set(one.candidates) == set(candidates(1))
+    best = pk.model.strong(one.best, np.result_type(GOOD) if tol(1, 0) else np.float32)
+    y = jax.numpy.asarray(GOOD[:, 6], float)
+    assert_allclose(best.log_likelihood(y), one.table["log_likelihood"][0], rtol=tol(1e-8, 1e-3))
+    assert_allclose(one.forecast(4, draws=400).mean, best.forecast(y, 4).mean, atol=0.6)
+    assert str(one.forecast(2, draws=10).labels[0]) == "2060"
+    assert "Selection" in repr(one)
+
+
+def test_averages(panels):
+    mixed = pk.auto_ets(GOOD, key=KEY, average=True)
+    assert_allclose(mixed.weights.sum(0), 1.0, rtol=1e-6)
+    assert (mixed.weights.max(0) < 1).any() and ((mixed.weights > 0) == (mixed.weights >= 0.01)).all()
+    assert mixed.forecast(2, draws=40).draws.shape == (1, 40, 8, 2)
+    both = pk.average(panels[0], mixed, weights=[1, 3]).forecast(2, draws=40)
+    assert both.draws.shape == (1, 40, 8, 2) and np.isfinite(both.draws).all()
+    with pytest.raises(ValueError, match="different data"):
+        pk.average(*panels)
+    with pytest.raises(TypeError, match="takes selections"):
+        pk.average(panels[0], 3)
+
+
+def test_candidates():
+    assert candidates(1) == ("ANN", "AAN", "AAdN", "MNN", "MAN", "MAdN")
+    assert len(candidates(12)) == 15 and "AAM" not in candidates(12) and "MAdM" in candidates(12)
+    assert "MMdM" in candidates(12, "AM") and "MMA" not in candidates(12, "AM")
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"period": 0}, "period is 0"),
+        ({"criterion": "elpd"}, "criterion is 'elpd'"),
+        ({"candidates": ("ANA",)}, "pass period="),
+        ({"candidates": "ANN"}, "letters of one form"),
+    ],
+)
+def test_what_is_refused(changed, match):
+    with pytest.raises(ValueError, match=match):
+        pk.auto_ets(GOOD, key=KEY, **changed)
+
+
+def test_a_key_is_wanted():
+    with pytest.raises(TypeError, match="auto_ets needs key="):
+        pk.auto_ets(GOOD)
