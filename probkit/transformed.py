@@ -54,7 +54,22 @@ class _OnScale:
     power: float
 
     def __call__(self, module: Any, y: Any, X: Any) -> Any:
-        return self.fn(module, forward(y, jnp.asarray(self.power, y.dtype)), X)
+        return _inside(self.fn(module, forward(y, jnp.asarray(self.power, y.dtype)), X))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfInner:
+    """A function of the inner model as one of the whole: what `given` places of the inner model lean on."""
+
+    fn: Any
+
+    def __call__(self, whole: Any) -> Any:
+        return self.fn(whole.model)
+
+
+def _inside(held: Any) -> Any:
+    """A `given` place of the inner model, given the whole one; anything else as it is."""
+    return dataclasses.replace(held, fn=_OfInner(held.fn)) if isinstance(held, Given) else held
 
 
 class TransformedLaw(dist.Distribution):
@@ -93,7 +108,7 @@ class TransformedLaw(dist.Distribution):
     def mean(self) -> Array:
         """E[y] of each entry, by a Gauss-Hermite rule of 32 nodes over its normal z: the bias-adjusted mean.
 
-        Infinite, strictly, for a negative power, under which z has an end; the rule leaves that far tail out.
+        For a negative power, under which z has an end, the mean is infinite: read the median.
         """
         z = self.law.mean[..., None] + jnp.sqrt(self.law.variance)[..., None] * NODES.astype(self.law.mean.dtype)
         weights = (WEIGHTS / WEIGHTS.sum()).astype(z.dtype)
@@ -196,8 +211,8 @@ def _on_scale(model: Model, power: Any) -> Model:
     """The inner model with its defaults made from transformed data."""
 
     def held(leaf: Any) -> Any:
-        if not isinstance(leaf, Default) or isinstance(leaf.fn, _OnScale):
-            return leaf
+        if not isinstance(leaf, Default):
+            return _inside(leaf)
         if isinstance(power, dist.Distribution | Given):
             raise ValueError(
                 "power is a prior, and a field of the inner model was left at its default, which is scaled to the "
