@@ -28,6 +28,12 @@ def test_the_default_fit_is_certified_and_forecasts(nile):
         assert ((high - low) > 500).all() and ((high - low) < 800).all()
 
 
+def test_a_fit_comes_back_from_disk(nile, tmp_path):
+    again = pk.load(pk.save(nile["ANN"], tmp_path / "nile.npz"))
+    assert again.model.form.name == "ANN"
+    assert_allclose(again.forecast(3).mean, nile["ANN"].forecast(3).mean, rtol=1e-6)
+
+
 def test_a_flat_start_and_a_weak_prior_agree(nile, nile_level):
     table = pk.compare(nile | {"level": nile_level})
     assert np.abs(table["elpd_diff"]).max() < 3.0
