@@ -20,7 +20,7 @@ FAMILIES = {"arima", "bnn", "ets", "gp", "ssm"}
 USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
 # Parts of a name: files of a family that may use the core.
-NOT_MATHS = {"auto", "local", "methods", "model", "structural", "weights"}
+NOT_MATHS = {"auto", "local", "methods", "model", "parts", "structural", "weights"}
 NOT_MATHS |= {"covariance", "large", "latent", "line_process", "means", "product_covariances", "stationary_covariances"}
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 NOT_MATHS |= {"auto", "priors"}

@@ -1,10 +1,8 @@
 """State-space models as pytrees with words for names."""
 
-from probkit.ssm.structural import (
-    Additive,
+from probkit.ssm.parts import (
     Autoregression,
     BasicStructural,
-    Component,
     Cycle,
     Intervention,
     LocalLevel,
@@ -12,9 +10,9 @@ from probkit.ssm.structural import (
     Regression,
     Seasonal,
     SmoothTrend,
-    Structural,
     TrigonometricSeasonal,
 )
+from probkit.ssm.structural import Additive, Component, Structural
 
 __all__ = [
     "Additive",
