@@ -97,7 +97,7 @@ def active_learning(
         if i == rounds:
             break
         left = np.setdiff1d(np.arange(len(pool)), asked)
-        chosen = left[_chosen(posterior, pool[left], acquisition, size, k_ask)]
+        chosen = left[_chosen(posterior, pool, left, acquisition, size, k_ask)]
         answer = np.asarray(label(chosen), float)
         if answer.shape != chosen.shape:
             raise ValueError(f"label gave shape {answer.shape} for {size} cases; ({size},) is wanted.")
@@ -106,14 +106,15 @@ def active_learning(
     return Learning(posterior, np.array(asked), all_y[len(y) + np.array(asked)], history)
 
 
-def _chosen(posterior: Posterior, pool: np.ndarray, acquisition: Any, size: int, key: Any) -> np.ndarray:
-    """Positions of the cases to ask for."""
+def _chosen(posterior: Posterior, pool: np.ndarray, left: np.ndarray, acquisition: Any, size: int, key: Any) -> Any:
+    """Which of those left to ask for."""
     if acquisition == "random":
-        return np.asarray(jax.random.permutation(key, len(pool)))[:size]
+        return np.asarray(jax.random.permutation(key, len(left)))[:size]
+    # The whole pool, also where it is known: a prediction of another size would compile again.
     prediction = posterior.predict(pool)
     if acquisition == "batch_bald":
         if prediction.probabilities is None:
             raise ValueError("acquisition='batch_bald' is for classes; take 'epistemic'.")
-        return batch_bald(prediction.probabilities, size)
+        return batch_bald(prediction.probabilities[..., left, :], size)
     score = acquisition(prediction) if callable(acquisition) else getattr(prediction, acquisition)
-    return np.argsort(-np.asarray(score, float), kind="stable")[:size]
+    return np.argsort(-np.asarray(score, float)[left], kind="stable")[:size]

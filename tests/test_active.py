@@ -19,6 +19,7 @@ def learn(**options):
     return pk.active_learning(pk.BNN(pk.mlp(5)), TRUE(X), X, POOL, lambda i: TRUE(POOL[i]), **known | options)
 
 
+@pytest.mark.slow
 def test_it_asks_far_from_what_it_knows():
     found = learn(evaluate=lambda p: p.predict(POOL).score(TRUE(POOL))["rmse"])
     assert len(found.asked) == len(set(found.asked.tolist())) == 6
@@ -27,7 +28,8 @@ def test_it_asks_far_from_what_it_knows():
     assert found.history[-1] < found.history[0]
 
 
-def test_batches_of_classes():
+@pytest.mark.parametrize("acquisition", ["batch_bald", "entropy", "random", lambda p: p.epistemic])
+def test_classes(acquisition):
     y = np.digitize(X, [-1.5]).astype(float)
     found = pk.active_learning(
         pk.BNN(pk.mlp(3), lk.Bernoulli()),
@@ -38,11 +40,12 @@ def test_batches_of_classes():
         key=jax.random.key(1),
         rounds=1,
         size=2,
-        acquisition="batch_bald",
+        acquisition=acquisition,
         method=pk.bnn.Ensemble(members=3, steps=100),
         progress=False,
     )
     assert found.asked.shape == (2,)
+    assert np.array_equal(found.labels, POOL[found.asked] > -1.5)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def inverse(A: Float[Array, "d d"]) -> Inverse:
     return Inverse(X.T / scale[:, None], jnp.sum(X**2, axis=0) / scale**2, log_det + 2 * jnp.sum(jnp.log(scale)))
 
 
+def diagonal_inverse(
+    J: Float[Array, "n k d"], information: Float[Array, "n k k"], precision: Float[Array, " d"]
+) -> Inverse:
+    """The same of the diagonal of A alone; ``root`` is then (d,), the standard deviations."""
+    diagonal = jnp.einsum("nkd,nkd->d", J, information @ J) + precision
+    return Inverse(diagonal**-0.5, 1 / diagonal, jnp.sum(jnp.log(diagonal)))
+
+
 class Evidence(NamedTuple):
     """Precisions of the groups of weights, and how many weights each group's data determine."""
 

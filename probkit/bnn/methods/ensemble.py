@@ -18,6 +18,8 @@ from probkit.report import Report, Seconds, timed
 
 #: Validations in one call of the compiled program; between calls the progress bar moves.
 CHUNK = 10
+#: With fewer rows to hold out than this nothing is held out: chance would choose when to stop.
+LEAST_HELD_OUT = 20
 
 
 class Member(NamedTuple):
@@ -134,7 +136,8 @@ class Ensemble(Method):
         steps: the most updates of a member.
         batch_size: rows in an update.
         learning_rate: Adam's, at the start.
-        validation: share of rows held out for early stopping; 0 trains on all rows to the end.
+        validation: share of rows held out for early stopping; 0, or a share of fewer than 20 rows, trains on all rows
+            to the end.
         patience: looks at the rows held out, fifty in a training, without progress before a member stops.
 
     References:
@@ -164,10 +167,11 @@ class Ensemble(Method):
 
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
         """Train the members."""
+        args = target.args
         target = trainable(target, type(self).__name__)
         members, seconds = self.train(target, key, init, progress)
         values, stats = as_draws(figures(target, members.best))
-        return Outcome(values, stats, self.report(members, seconds), target=target)
+        return Outcome(values, stats, self.report(members, seconds), target=Target(target.model, args))
 
     def train(self, target: Target, key: Any, init: dict | None, progress: bool) -> tuple[Member, Seconds]:
         """Train the members on a target that :func:`trainable` gave."""
@@ -183,8 +187,9 @@ class Ensemble(Method):
         return members, seconds
 
     def options(self, n: int) -> Training:
-        """Static options for n rows; with fewer than 20 none are held out."""
-        held_out = round(self.validation * n) if n >= 20 else 0
+        """Static options for n rows."""
+        held_out = round(self.validation * n)
+        held_out = held_out if held_out >= LEAST_HELD_OUT else 0
         every = max(1, self.steps // 50)
         return Training(self.steps, self.batch_size, float(self.learning_rate), held_out, every, self.patience)
 
