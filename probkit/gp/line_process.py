@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 from numpyro.distributions import constraints
 
-from probkit.gp import markov
+from probkit.gp import markov, markov_filter
 from probkit.gp.covariance import blocks_of
 from probkit.gp.distribution import Process
 
@@ -85,7 +85,7 @@ class MarkovProcess(Process):
 
         def one(key: Array) -> Array:
             k_path, k_noise = jax.random.split(key)
-            path = jnp.zeros_like(x).at[order].set(markov.simulate(z, c, k_path, x))
+            path = jnp.zeros_like(x).at[order].set(markov_filter.simulate(z, c, k_path, x))
             return self.mean + path + self.noise_scale * jax.random.normal(k_noise, x.shape, x.dtype)
 
         return _repeat(one, key, sample_shape)
@@ -101,7 +101,9 @@ class MarkovProcess(Process):
         x, order = self._sorted()
         z, c = self._chain(x)
         noise = self.noise[order]
-        each = jnp.vectorize(lambda r: markov.log_likelihood(z, c, noise, r[order]), signature="(n)->()")(residual)
+        each = jnp.vectorize(lambda r: markov_filter.log_likelihood(z, c, noise, r[order]), signature="(n)->()")(
+            residual
+        )
         return jnp.where(jnp.any(jnp.isnan(self.mean)), -jnp.inf, each)
 
     def leave_one_out(self, y: Num[ArrayLike, " n"]) -> dist.Normal:
@@ -109,11 +111,11 @@ class MarkovProcess(Process):
         smoothed = self._smooth(self._observations(y) - self.mean)
         return dist.Normal(self.mean + smoothed.loo_mean, jnp.sqrt(smoothed.loo_variance), validate_args=False)
 
-    def _smooth(self, residual: Array) -> markov.Smoothed:
+    def _smooth(self, residual: Array) -> markov_filter.Smoothed:
         x, order = self._sorted()
         z, c = self._chain(x)
-        smoothed = markov.smooth(z, c, self.noise[order], residual[order])
-        return markov.Smoothed(*(jnp.zeros_like(part).at[order].set(part) for part in smoothed))
+        smoothed = markov_filter.smooth(z, c, self.noise[order], residual[order])
+        return markov_filter.Smoothed(*(jnp.zeros_like(part).at[order].set(part) for part in smoothed))
 
     def predict(self, y: Num[ArrayLike, " n"], X_new: Num[ArrayLike, "m *D"] | None = None) -> dist.Distribution:
         """The law of a fresh noisy observation at the training inputs (marginals) or at new ones (joint), given y.
