@@ -32,8 +32,8 @@ SPREAD = (0.29, 0.29, 0.29, 0.05)
 #: Starts of the same: the errors have several minima. With a season two starts miss least; without, more cost little.
 STARTS = ((0.5, 0.01, 0.02, 0.95), (0.7, 0.05, 0.5, 0.9))
 MORE_STARTS = ((0.1, 0.1, 0.1, 0.95), (0.95, 0.02, 0.1, 0.95), (0.9, 0.8, 0.1, 0.85), (0.1, 0.9, 0.1, 0.95))
-#: Lanes of one batch: more do not stay in a cache.
-BATCH = 512
+#: Lanes of one batch, each from several starts: more do not stay in a cache.
+BATCH = 128
 
 
 class Masks(NamedTuple):
