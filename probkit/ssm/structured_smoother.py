@@ -31,6 +31,7 @@ def smooth_forms(key: Array, y: Float[Array, " time"], s: Structure, rows: Float
     """Mean and variance of linear forms of the states given all of y, and one joint draw of all of them.
 
     The draw is Durbin and Koopman's (2002): a draw from the model, and the smoothed mean of what it misses of y.
+    While many states are still flat, float32 may leave no digits of a variance (it is then 0): use float64 there.
 
     Args:
         key: a JAX key.

@@ -120,6 +120,7 @@ def test_value_gradient_and_curvature_against_the_dense_filter(gappy):
         assert_allclose(a, b, rtol=tol(digits, 5e-3), atol=tol(digits, 5e-3) * np.abs(b).max())
 
 
+@in_double  # seven flat states at once leave a float32 no digits of their first variances
 def test_smoothing_and_left_out_values_against_the_dense_filter(gappy):
     s = sum_of_all(jnp.asarray(POINT))
     rows = jnp.asarray(np.random.default_rng(2).normal(size=(N, 2, s.q.shape[0])))
