@@ -145,9 +145,33 @@ def _fit_all(lanes: list[_Lane], candidates: list[_Candidate], orders: Orders, d
         part = index[k : k + size]
         part = part + [part[-1]] * (size - len(part))
         at, which = (np.array(x) for x in zip(*part, strict=True))
-        out.append(jax.device_get(fit_lanes(jnp.asarray(w[:, at], dtype), seen[:, at], masks[:, which], orders)))
+        each = [
+            jax.device_get(fit_lanes(jnp.asarray(w[:, at], dtype), seen[:, at], masks[:, which], orders, start))
+            for start in _starts(orders, dtype)
+        ]
+        out.append(_best_of(each))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1)[..., : len(index)], *out)
     return jax.tree.map(lambda a: a.reshape(*a.shape[:-1], len(lanes), len(candidates)), joined)
+
+
+def _starts(orders: Orders, dtype: Any) -> list[Any]:
+    """Free numbers of three unlike starts: an ARMA likelihood has several tops, some where the two sides cancel."""
+    signs = np.repeat([1, -1, 1, -1, 0], [orders.p, orders.q, orders.P, orders.Q, 1])
+    first = np.concatenate([np.arange(n) == 0 for n in (orders.p, orders.q, orders.P, orders.Q)] + [np.zeros(1)])
+    small = np.append(np.linspace(0.1, -0.1, orders.parameters - 1), 0.0)
+    moving, opposed = np.where(signs < 0, 0.8, 0.3) * first, np.where(signs < 0, -0.3, -0.6) * first
+    return [jnp.asarray(x, dtype) for x in (small, moving, opposed)]
+
+
+def _best_of(each: list[Fitted]) -> Fitted:
+    """Of several descents the highest, lane by lane."""
+    value = np.stack([np.where(np.isfinite(one.log_likelihood), one.log_likelihood, -np.inf) for one in each])
+    best = np.argmax(value, axis=0)
+
+    def pick(*parts: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(np.stack(parts), np.broadcast_to(best, (1, *parts[0].shape)), axis=0)[0]
+
+    return jax.tree.map(pick, *each)
 
 
 def _selection(

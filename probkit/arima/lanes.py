@@ -82,6 +82,7 @@ def fit_lanes(
     seen: Bool[Array, "time lanes"],
     mask: Bool[Array, "params lanes"],
     orders: Orders,
+    start: Float[Array, " params"] | None = None,
     steps: int = 60,
 ) -> Fitted:
     """Exact maximum likelihood of stationary series that begin at the first time and are complete up to their end.
@@ -91,6 +92,7 @@ def fit_lanes(
         seen: which values are there; once missing, missing to the end.
         mask: which coefficients a lane has, in the order ar, ma, sar, sma, constant.
         orders: the largest orders.
+        start: free numbers to start all lanes from; None for small ones.
         steps: the most evaluations of a lane.
     """
     count = jnp.sum(seen, axis=0).astype(w.dtype)
@@ -117,9 +119,9 @@ def fit_lanes(
         basis = jnp.broadcast_to(jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None], (x.shape[0], *x.shape))
         return value, jax.vmap(push)(basis)
 
-    # Small and unlike: at 0 the derivatives of ar and ma are the same up to sign.
-    start = jnp.linspace(0.1, -0.1, mask.shape[0], dtype=w.dtype).at[-1].set(0)
-    found = least_squares(fn, start[:, None] * own, (z, seen, own, count), steps=steps)
+    if start is None:  # small and unlike: at 0 the derivatives of ar and ma are the same up to sign
+        start = jnp.linspace(0.1, -0.1, mask.shape[0]).at[-1].set(0)
+    found = least_squares(fn, jnp.asarray(start, w.dtype)[:, None] * own, (z, seen, own, count), steps=steps)
     c, shift, edge = unpack(found.x * own, orders)
     _, log_det = whitened(found.x, z, seen, own, count)
     blown = found.cost / count * unit * unit  # the variance times the mean determinant
