@@ -35,10 +35,9 @@ def petrol_price(path, length):
     return np.log(frame[["PetrolPrice"]].to_numpy(float))
 
 
-def law_effect(posterior, name):
+def law_effect(parts, name):
     """Draws of the change in percent that the law made, from the smoothed effect on the log scale."""
-    effect = posterior.components()[f"{name}.effect"].draws[0, :, -1]
-    return 100 * np.expm1(effect)
+    return 100 * np.expm1(parts[f"{name}.effect"].draws[0, :, -1])
 
 
 def main():
@@ -58,20 +57,25 @@ def main():
     k_fit, k_impact = jax.random.split(jax.random.key(1))
 
     posterior = pk.fit(base + pk.Intervention(at), y, X, key=k_fit, progress=False)
-    print(posterior.report, posterior.summary(), posterior.residuals().table().round(3), sep="\n")
-    change = law_effect(posterior, f"step_{at}")
+    parts, checks = posterior.components(), posterior.residuals()
+    print(posterior.report, posterior.summary(), checks.table().round(3), sep="\n")
+    change = law_effect(parts, f"step_{at}")
     low, high = np.percentile(change, [2.5, 97.5])
     print(f"\nThe law changed the toll by {change.mean():.1f}% (95% interval {low:.1f}% to {high:.1f}%).")
     if X is not None:
-        price = posterior.components()["regression.coefficient_1"]
+        price = parts["regression.coefficient_1"]
         print(f"Elasticity of the toll to the price of petrol: {price.mean[-1]:.2f} +- {price.std[-1]:.2f}.")
 
     impact = pk.causal_impact(base, y, X, start=LAW, key=k_impact)
-    print("\nAgainst the counterfactual of a model of the time before (log scale):", impact.table().round(3), sep="\n")
+    print(
+        "\nAgainst the counterfactual of a model of the time before (log scale):",
+        impact.table().drop(["relative", "relative lo-95", "relative hi-95"]).round(3),
+        sep="\n",
+    )
 
     for name, axes in (
-        ("decomposition", posterior.components().plot()),
-        ("residuals", posterior.residuals().plot()),
+        ("decomposition", parts.plot()),
+        ("residuals", checks.plot()),
         ("impact", impact.plot()),
     ):
         figure = axes[0].figure

@@ -41,7 +41,7 @@ class CausalImpact:
     def table(self, level: float = 95) -> Any:
         """A pandas frame: the average and the total of y, of the counterfactual and of the effect, with intervals.
 
-        The columns ``relative`` are the effect over the counterfactual, in percent; ``p`` is the posterior probability
+        The rows ``relative`` are the effect over the counterfactual, in percent; ``p`` is the posterior probability
         of an effect of the other sign.
 
         Args:
@@ -98,7 +98,7 @@ class CausalImpact:
         axes[0].plot(*self.history, color="0.25", lw=1.1, label="data")
         axes[0].fill_between(x, low, high, color="C0", alpha=0.25, lw=0)
         axes[0].plot(x, self.counterfactual.mean, color="C0", lw=1.8, label="without the event")
-        axes[0].legend(frameon=False, loc="upper right")
+        axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         axes[0].set_ylabel("series")
         for ax, name in ((axes[1], "effect"), (axes[2], "cumulative")):
             ax.fill_between(
