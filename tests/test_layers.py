@@ -1,7 +1,7 @@
 """Who may import whom, read off the syntax trees; each rule is also shown to catch a planted violation.
 
-* Maths (all of `math/`, and every file of a family but its `distribution.py`, `model.py` and `__init__.py`) imports JAX
-  and maths of its own family.
+* Maths (all of `math/`, and every file of a family but its `*distribution.py`, `__init__.py` and those in `UPPER`) imports
+  JAX and maths of its own family.
 * `distribution.py`, and what ends in it, adds NumPyro.
 * A family never imports another, except that arima, ets and gp may use the maths and the distributions of ssm.
 * Nothing else in the package imports a family, except `__init__.py` and the adapters that build models.
@@ -16,14 +16,27 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-FAMILIES = {"arima", "bnn", "ets", "gp", "ssm"}
+# The upper files, and folders, of each family: they hold models, or methods, and may use the core.
+UPPER = {
+    "arima": {"auto", "model"},
+    "bnn": {"local", "methods", "model", "weights"},
+    "ets": {"auto", "model", "priors"},
+    "gp": {
+        "covariance",
+        "large",
+        "latent",
+        "line_process",
+        "means",
+        "model",
+        "product_covariances",
+        "stationary_covariances",
+    },
+    "ssm": {"model", "parts", "structural"},
+}
+FAMILIES = set(UPPER)
 USES_SSM = {"arima", "ets", "gp"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
-# Parts of a name: files of a family that may use the core.
-NOT_MATHS = {"auto", "local", "methods", "model", "parts", "structural", "weights"}
-NOT_MATHS |= {"covariance", "large", "latent", "line_process", "means", "product_covariances", "stationary_covariances"}
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
-NOT_MATHS |= {"auto", "priors"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}
 CONFIGURES_JAX = {
     "jax.config.update",
@@ -57,7 +70,7 @@ def rung(module: str) -> str:
         return "maths"
     if family(module) is None:
         return "core"
-    if len(parts) == 2 or NOT_MATHS & set(parts[2:]):
+    if len(parts) == 2 or UPPER[parts[1]] & set(parts[2:]):
         return "model"
     return "distribution" if parts[-1].endswith("distribution") else "maths"
 
