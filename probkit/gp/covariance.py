@@ -244,6 +244,8 @@ def blocks_of(kernel: Any) -> tuple[markov.Block, ...] | None:
 
 
 def _checked_parts(kind: str, parts: dict[str, Any]) -> dict[str, Covariance]:
+    if list(parts) == ["parts"] and isinstance(parts["parts"], dict):
+        parts = parts["parts"]  # as files of models hold them: by field
     if len(parts) < 2:
         raise ValueError(f"{kind} has {len(parts)} parts; two or more are wanted, as in {kind}(trend=..., season=...).")
     for name, part in parts.items():
