@@ -1,7 +1,7 @@
 """Who may import whom, read off the syntax trees; each rule is also shown to catch a planted violation.
 
-* Maths (all of `math/`, and every file of a family but its `*distribution.py`, `__init__.py` and those in `UPPER`) imports
-  JAX and maths of its own family.
+* Maths (all of `math/`, and every file of a family but its `*distribution.py`, `__init__.py` and those in `UPPER`)
+  imports JAX and maths of its own family.
 * `distribution.py`, and what ends in it, adds NumPyro.
 * A family never imports another, except that arima, ets and gp may use the maths and the distributions of ssm.
 * Nothing else in the package imports a family, except `__init__.py` and the adapters that build models.
