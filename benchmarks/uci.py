@@ -8,7 +8,7 @@ within one standard error over splits of the one to reach. ``--speed`` times an 
 Measured on two busy cores, float64, splits 0-4, ten members (± standard error over splits):
 
     set       log-likelihood    to reach   RMSE            to reach   90% interval covers
-    boston    -2.436 ± 0.070    -2.40      3.27  ± 0.39    2.80       92%   RMSE not reached: splits 2 and 4 (4.50, 3.86)
+    boston    -2.436 ± 0.070    -2.40      3.27  ± 0.39    2.80       92%   RMSE: not reached (splits 2, 4)
     concrete  -2.938 ± 0.056    -2.95      4.91  ± 0.33    4.85       89%
     energy    -0.563 ± 0.061    -0.60      0.424 ± 0.030   0.45       93%
     power     -2.802 ± 0.021    -2.79      3.97  ± 0.09    3.95       91%

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ def active_learning(
     history: list[Any] = []
     for i in tqdm(range(rounds + 1), disable=not progress, desc="active learning", leave=False):
         k_fit, k_ask = jax.random.split(jax.random.fold_in(key, i))
-        posterior = fit(model, all_y, all_X, key=k_fit, method=method, progress=False)
+        posterior = cast(Posterior, fit(model, all_y, all_X, key=k_fit, method=method, progress=False))
         history.append(None if evaluate is None else evaluate(posterior))
         if i == rounds:
             break

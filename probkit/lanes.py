@@ -238,7 +238,9 @@ class LanePosterior:
             return None if a is None else np.moveaxis(a.reshape(lanes, chains, draws * repeats, n), 0, 2)
 
         name = self.panel.label_name or "time" if what == "forecast" or X_new is None else "row"
-        return Prediction(shaped(sample, repeats), shaped(mean), shaped(told.get("stds")), labels, name, None, self.panel.names)
+        return Prediction(
+            shaped(sample, repeats), shaped(mean), shaped(told.get("stds")), labels, name, None, self.panel.names
+        )
 
     def _labels(self) -> np.ndarray:
         labels = self.panel.labels

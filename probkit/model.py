@@ -262,7 +262,7 @@ class Model(eqx.Module):
     def distribution(self, X: Any, length: int) -> dist.Distribution:
         """The distribution of ``y``, shape (length,), given concrete parameters and inputs ``X`` (or None)."""
 
-    def check_data(self, y: Any, X: Any) -> None:  # noqa: B027
+    def check_data(self, y: Any, X: Any) -> None:
         """Refuse data that the model cannot take; called by ``fit`` at the border, on concrete arrays."""
 
     def notes(self, y: Any, X: Any) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Prediction:
 
     @property
     def epistemic(self) -> np.ndarray:
-        """The spread that comes of not knowing the parameters, (n,): an sd; for classes the mutual information, in nats.
+        """The spread that comes of not knowing the parameters, (n,): an sd; for classes mutual information, in nats.
 
         ``epistemic² + aleatoric² = std²``; for classes ``epistemic + aleatoric = entropy``.
         """

@@ -8,8 +8,10 @@ functions and ``given`` places come back through ``like=``.
 import dataclasses
 import hashlib
 import importlib
+import inspect
 import io
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -215,16 +217,25 @@ def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(node, list | tuple):
         return {"list" if isinstance(node, list) else "tuple": [_encode(held, arrays) for held in node]}
     if isinstance(node, Default):
-        return {"default": True}
+        return _encode_default(node.fn)
     if isinstance(node, dist.Distribution):
         return _encode_law(node, arrays)
     if any(node is guide for guide in _GUIDES):
         return {"guide": node.__name__}
     cls = type(node)
     if cls.__module__.startswith("probkit.") and dataclasses.is_dataclass(node):
-        fields = {f.name: _encode(getattr(node, f.name), arrays) for f in dataclasses.fields(node) if f.init}
+        held = [f.name for f in dataclasses.fields(node) if f.init or isinstance(node, eqx.Module)]
+        fields = {name: _encode(getattr(node, name), arrays) for name in held}
         return {"class": [cls.__module__, cls.__qualname__], "fields": fields}
     return {"opaque": getattr(node, "__name__", cls.__name__)}
+
+
+def _encode_default(fn: Any) -> dict:
+    """A default by the name of its function, or as that of its field; one made by another model is opaque."""
+    if not inspect.isfunction(fn):
+        return {"opaque": f"a default made by {type(fn).__name__}"}
+    named = fn.__module__.startswith("probkit.") and getattr(sys.modules[fn.__module__], fn.__name__, None) is fn
+    return {"default": [fn.__module__, fn.__name__] if named else True}
 
 
 def _encode_law(law: dist.Distribution, arrays: dict[str, np.ndarray]) -> dict:
@@ -235,6 +246,10 @@ def _encode_law(law: dist.Distribution, arrays: dict[str, np.ndarray]) -> dict:
         return {"law": name, "fields": fields}
     if type(law) in _PLAIN:
         return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in law.arg_constraints}}
+    if type(law).__module__.startswith("probkit."):  # ours are made from what they hold
+        held = [one for one in inspect.signature(type(law)).parameters if one != "validate_args"]
+        fields = {one: _encode(getattr(law, one), arrays) for one in held}
+        return {"own": [type(law).__module__, name], "fields": fields}
     if type(law) is dist.MultivariateNormal:
         return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in ("loc", "scale_tril")}}
     return {"opaque": name}
@@ -253,13 +268,32 @@ def _decode(node: dict, arrays: dict[str, np.ndarray], device: bool = False) -> 
         return (list if kind == "list" else tuple)(_decode(one, arrays, device) for one in held)
     if kind == "guide":
         return next(guide for guide in _GUIDES if guide.__name__ == held)
-    fields = {f: _decode(one, arrays, device) for f, one in node["fields"].items() if "default" not in one}
+    if kind == "default":
+        return Default(_named(*held))
+    fields = {f: _decode(one, arrays, device) for f, one in node["fields"].items() if one.get("default") is not True}
     if kind == "law":
         return (_WRAPPERS[held][0] if held in _WRAPPERS else getattr(dist, held))(**fields)
-    module, name = held
+    cls = _named(*held)
+    return _module(cls, fields) if issubclass(cls, eqx.Module) else cls(**fields)
+
+
+def _named(module: str, name: str) -> Any:
+    """A class or function of probkit by its name in a file."""
     if not module.startswith("probkit."):
-        raise ValueError(f"the file names the class {module}.{name}, which is not probkit's.")
-    return getattr(importlib.import_module(module), name)(**fields)
+        raise ValueError(f"the file names {module}.{name}, which is not probkit's.")
+    return getattr(importlib.import_module(module), name)
+
+
+def _module(cls: type, fields: dict[str, Any]) -> Any:
+    """A module from its fields, as JAX rebuilds one: its ``__init__`` may take other arguments. Others are defaults."""
+    made: Any = object.__new__(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in fields:
+            value = fields[field.name]
+        else:
+            value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        object.__setattr__(made, field.name, value)
+    return made
 
 
 def _opaque(node: Any) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -13,6 +14,8 @@ from toys import Line, posterior_of
 
 import probkit as pk
 from probkit import store
+from probkit.infer.target import Target
+from probkit.model import strong
 
 FAST = pk.Laplace(draws=200, starts=2)
 POINT = pk.MAP(starts=2)  # compiles in half the time, where the draws do not matter
@@ -159,3 +162,29 @@ def test_a_guide_made_by_a_function_is_refused(tmp_path):
     made = pk.SVI(guide=lambda model: AutoMultivariateNormal(model))
     with pytest.raises(TypeError, match="which a file cannot hold"):
         pk.save(held_by(made), tmp_path / "v")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pk.ARIMA(2, 0, 1, seasonal=(1, 0, 1, 4)),
+        pk.ARIMA(0, 1, 1, drift=True),
+        pk.ETS("MAdM", period=4),
+        pk.LocalLinearTrend(damped=True) + pk.Seasonal(4) + pk.Cycle(),
+        pk.GP(pk.RBF() + pk.Periodic(1.0) * pk.Matern52(scale=dist.HalfNormal(2.0)), solver=pk.gp.Sparse(5)),
+        pk.GP(pk.gp.ChangePoint(pk.RBF(), pk.Matern12(), at=dist.Normal(4.0, 1.0), width=0.5), mean=pk.gp.LinearMean()),
+        pk.Transformed(pk.LocalLevel(dist.HalfNormal(1.0), 0.5), "log"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_the_models_of_every_family_come_back_with_their_defaults(model):
+    model = strong(model, jnp.result_type(float))
+    arrays = {}
+    text = json.dumps(store._encode(model, arrays))
+    back = store._decode(json.loads(text), arrays, device=True)
+    assert type(back) is type(model)
+    y = jnp.asarray([3.0, 5.0, 4.0, 6.0, 5.0, 7.0, 6.0, 9.0, 8.0, 10.0, 9.0, 12.0])
+    here, there = Target(model, (y, None)).resolved(), Target(back, (y, None)).resolved()
+    assert here.sites() == there.sites()
+    u = here.prior_draw(jax.random.key(0))
+    np.testing.assert_allclose(there.log_density(u), here.log_density(u), rtol=tol(1e-12, 1e-5))

@@ -83,7 +83,8 @@ def log_likelihood(
         seen: which values are observed; None for those that are not NaN. Give it where y is a batch and this is not.
 
     Returns:
-        The log-likelihood; -inf with a zero gradient where the process is not stationary or a number overflows.
+        The log-likelihood; -inf with a zero gradient where the process is not stationary, or so near to it that the
+        starting variance has lost its digits, or a number overflows.
     """
     y, c, sigma = as_arrays(y, c, sigma)
     seen = ~jnp.isnan(y) if seen is None else jnp.asarray(seen)
@@ -130,7 +131,15 @@ def _split(vector: Array, order: Order) -> Coefficients:
 
 def _complete(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array, Array, Array]:
     v, F = _whitened(order, y, seen, vector)
-    return jnp.sum(jnp.log(F)), jnp.sum(v * v / F), jnp.zeros((), y.dtype)
+    return _or_nan(jnp.sum(jnp.log(F)), 1 / F), jnp.sum(v * v / F), jnp.zeros((), y.dtype)
+
+
+def _or_nan(log_det: Array, F_inverse: Array) -> Array:
+    """The value, if digits are left: no error has less variance than the innovation in it, which is 1.
+
+    A start whose roots are too near the circle for this precision shows there.
+    """
+    return jnp.where(jnp.all(F_inverse <= 1 + jnp.finfo(F_inverse.dtype).eps ** 0.5), log_det, jnp.nan)
 
 
 def _whitened(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array, Array]:
@@ -144,7 +153,7 @@ def _whitened(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array
 def _gappy(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array, Array, Array]:
     f, free = _filtered(order, y, seen > 0, vector)
     v = f.v[:, 0] + f.v[:, 1:] @ free.mean
-    return f.log_F + free.log_det, jnp.sum(v * v * f.F_inverse), free.resolved
+    return _or_nan(f.log_F, f.F_inverse) + free.log_det, jnp.sum(v * v * f.F_inverse), free.resolved
 
 
 def _filtered(order: Order, y: Array, seen: Array, vector: Array, length: Array | None = None) -> tuple[Filtered, Free]:

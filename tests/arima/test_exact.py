@@ -151,7 +151,7 @@ def test_the_figures_of_r():
         found = differenced_log_likelihood(many(y, vectors, sigma, order), order.diffuse)
         error = np.abs(found - expected)[~loose]
         assert (error < (0.005 if order.diffuse else 1e-4)).all(), (order, error)
-        assert np.isfinite(found).all()
+        assert (np.isfinite(found) | loose).all()  # nearer to the circle than a double can tell, -inf
 
 
 def test_the_figures_of_statsmodels():
