@@ -3,8 +3,8 @@
     python examples/airline.py --out results
 
 All model the logarithm; `pk.Transformed` puts the Jacobian into every density, so the leave-one-out terms are
-those of passengers. Prints the comparison, with --origins a rolling forecast of the last years, and leaves two figures in
---out. Works in float64: JAX_ENABLE_X64 is set to 1 before JAX is imported, unless the environment has set it already.
+those of passengers. Prints the comparison, with --origins a rolling forecast of the last years, and leaves two figures
+in --out. Works in float64: JAX_ENABLE_X64 is set to 1 before JAX is imported, unless the environment sets it already.
 """
 
 import os

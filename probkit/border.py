@@ -154,7 +154,7 @@ def as_lanes(y: Any) -> Panel:
 def as_inputs(
     X: Any, length: int | None, dtype: Any, name: str = "X", axes: tuple[int, ...] = (1, 2)
 ) -> jax.Array | None:
-    """Read inputs: finite numbers, as many rows as ``length``, (n,) or (n, features), or of as many axes as ``axes`` has.
+    """Read inputs: finite numbers, as many rows as ``length``, (n,), (n, features), or with another number of ``axes``.
 
     Raises:
         TypeError: values are not numbers.

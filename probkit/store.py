@@ -247,8 +247,8 @@ def _encode_law(law: dist.Distribution, arrays: dict[str, np.ndarray]) -> dict:
     if type(law) in _PLAIN:
         return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in law.arg_constraints}}
     if type(law).__module__.startswith("probkit."):  # ours are made from what they hold
-        held = [one for one in inspect.signature(type(law)).parameters if one != "validate_args"]
-        fields = {one: _encode(getattr(law, one), arrays) for one in held}
+        taken = [one for one in inspect.signature(type(law)).parameters if one != "validate_args"]
+        fields = {one: _encode(getattr(law, one), arrays) for one in taken}
         return {"own": [type(law).__module__, name], "fields": fields}
     if type(law) is dist.MultivariateNormal:
         return {"law": name, "fields": {f: _encode(getattr(law, f), arrays) for f in ("loc", "scale_tril")}}

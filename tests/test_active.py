@@ -7,6 +7,9 @@ import pytest
 import probkit as pk
 from probkit import likelihoods as lk
 
+#: What stands here does not depend on the precision.
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(0)
 X = np.linspace(-2, -1, 25)
 POOL = np.linspace(-2, 2, 41)

@@ -12,6 +12,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from probkit.infer.point import MAP
 from probkit.sklearn import GPClassifier, GPRegressor
 
+#: What stands here does not depend on the precision.
+pytestmark = pytest.mark.once
+
 
 def test_regression():
     rng = np.random.default_rng(0)

@@ -59,6 +59,7 @@ def test_a_net_learns_noise_and_spread(mixture):
     assert score["rmse"] < 6
 
 
+@pytest.mark.once
 def test_missing_rows_are_predicted_and_folds_are_scored():
     y = Y.copy()
     y[:10] = np.nan

@@ -55,6 +55,7 @@ def test_the_table_and_the_best_are_of_one_series(panels):
     assert "Selection" in repr(one)
 
 
+@pytest.mark.once
 def test_averages(panels):
     mixed = pk.auto_ets(GOOD, key=KEY, average=True)
     assert_allclose(mixed.weights.sum(0), 1.0, rtol=1e-6)

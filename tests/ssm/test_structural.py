@@ -214,6 +214,7 @@ def fitted():
     return pk.fit(total, y, key=KEY, method=pk.Laplace(draws=200))
 
 
+@pytest.mark.once
 def test_the_parts_of_a_fit(fitted):
     parts = fitted.components(draws=100)
     assert list(parts) == ["signal", "level", "seasonal_4", "step_50", "step_50.effect"]
@@ -265,6 +266,7 @@ def test_news_equal_filtering_all_at_once(fitted):
         fitted.update(later, np.ones(3))
 
 
+@pytest.mark.once
 def test_regression_forecasts_with_the_inputs_to_come():
     rng = np.random.default_rng(4)
     X = np.stack([rng.normal(size=60), 1e4 * rng.normal(size=60)], 1)
@@ -321,6 +323,7 @@ def test_law_of_a_sum_in_numpyro():
         law.log_prob(draws[0, :-1])
 
 
+@pytest.mark.once
 def test_causal_impact_finds_a_shift():
     rng = np.random.default_rng(7)
     x = rng.normal(size=80).cumsum()
