@@ -187,7 +187,7 @@ class Half(pk.Model):
         return dist.Normal(0.0, 1.0).expand([length]).to_event(1)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_a_lane_climbs_alone():
     y = np.array([[-1.0, 1.0], [0.0, 0.0]])
     found = pk.fit(Half(), y, key=KEY, method=pk.Auto(draws=400, starts=1), progress=False)

@@ -51,7 +51,7 @@ def test_there_and_back():
     assert_allclose(forward(y, jnp.asarray(0.3)), stats.boxcox(np.asarray(y), 0.3), rtol=tol(1e-10, 1e-4))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_a_fit_is_that_of_the_logarithm():
     """Defaults are those of the transformed data, so the posterior is the same, draw by draw."""
     y = Y[~np.isnan(Y)]

@@ -54,6 +54,7 @@ def test_baselines(example, digits):
     assert_allclose(by_table, table[np.arange(64), held_out.astype(int)].sum(-1), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_goes_up_and_the_bounds_are_ordered(example, digits):
     learnt, held_out, _ = digits
     vae, curve = example.train(example.VAE(jax.random.key(0), width=150), learnt, held_out[:50], jax.random.key(1), 600)

@@ -117,7 +117,7 @@ def test_psis_of_the_nile_against_quadrature():
 TEN = np.array([0, 1, 8, 27, 28, 42, 45, 76, 98, 99])
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_ten_exact_refits_of_the_nile():
     exact = exact_terms(nile_fit(), TEN)
     assert_allclose(exact, by_quadrature(pk.datasets.nile().to_numpy(float), TEN), atol=0.02)

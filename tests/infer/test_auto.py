@@ -176,7 +176,7 @@ def test_eight_schools_takes_a_better_proposal():
     check_schools(theta, sites["mu"], sites["tau"], atol=0.12, rtol=0.12)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_eight_schools_centred_climbs_and_warns():
     y, sigma, _, _ = schools()
     posterior = pk.fit(centred, args=(y, sigma), key=KEY, progress=False)

@@ -190,7 +190,8 @@ def test_an_explosive_arma_is_behind_the_wall():
     assert jnp.all(jnp.isfinite(gradient)) and jnp.any(gradient != 0)
 
 
-@pytest.mark.parametrize("start_at_laplace", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start_at_laplace", [True, False])
 def test_an_explosive_arma_is_sampled_rightly(start_at_laplace):
     reference = np.load(shared("data/posteriordb/reference/arma-arma11.npz"))
     method = pk.NUTS(draws=1500, warmup=500, start_at_laplace=start_at_laplace)

@@ -68,6 +68,7 @@ def test_mean_field_alone_loses_spread_and_says_so():
     assert_allclose(fitted().report.spread_ratio, np.max(np.sqrt(np.diag(covariance)) / own), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_nile_against_quadrature(nile, grid):
     posterior = pk.fit(pk.LocalLevel(), nile, key=KEY, method=NILE)
     off = {name: (draws.mean() - grid.mean[name]) / grid.std[name] for name, draws in posterior.sites.items()}
@@ -113,7 +114,7 @@ def centred(y, sigma):
 SCHOOLS = (np.array([28.0, 8, -3, 7, -1, 1, 18, 12]), np.array([15.0, 10, 16, 11, 9, 11, 10, 18]))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_eight_schools_are_flagged_and_put_right_by_weights():
     reference = np.load(shared("data/posteriordb/reference/eight_schools-eight_schools_noncentered.npz"))
     plain = pk.fit(eight_schools, args=SCHOOLS, key=KEY, method=pk.VI(), progress=False)
@@ -174,6 +175,7 @@ def wide(y):
     numpyro.sample("y", dist.Normal(x, 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_in_many_dimensions_only_products_of_the_hessian_are_taken():
     y = np.random.default_rng(2).normal(size=70) + 1.5
     posterior = pk.fit(wide, args=(y,), key=KEY, method=pk.VI(), progress=False)
