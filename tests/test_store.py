@@ -17,6 +17,9 @@ from probkit import store
 from probkit.infer.target import Target
 from probkit.model import strong
 
+#: What stands here does not depend on the precision.
+pytestmark = pytest.mark.once
+
 FAST = pk.Laplace(draws=200, starts=2)
 POINT = pk.MAP(starts=2)  # compiles in half the time, where the draws do not matter
 
