@@ -245,14 +245,27 @@ class Categorical(Likelihood):
 LOG_RATE = 30.0
 
 
-class Poisson(Likelihood):
+class Counts(Likelihood):
+    """Abstract: counts whose mean is ``unit exp f``.
+
+    Args:
+        unit: the mean where f is 0. Default: the mean of y, at least one count in all.
+    """
+
+    discrete: ClassVar[str] = "counts"
+    unit: eqx.AbstractVar[Param]
+
+    def _rate(self, f: Array) -> Array:
+        return self.unit * jnp.exp(jnp.clip(_column(f), -LOG_RATE, LOG_RATE))
+
+
+class Poisson(Counts):
     """``y ~ Poisson(unit exp f)``.
 
     Args:
         unit: the rate where f is 0. Default: the mean of y, at least one count in all.
     """
 
-    discrete: ClassVar[str] = "counts"
     unit: Param = param(support=constraints.positive, default=lambda self, y, X: _mean_count(y))
 
     def law(self, f: Float[Array, "n *outputs"]) -> dist.Distribution:
@@ -267,11 +280,8 @@ class Poisson(Likelihood):
         """Negative binomial with the moments of a Poisson whose rate is log-normal."""
         return _log_normal_rate(self._rate(f), covariance[:, 0, 0], 1.0)
 
-    def _rate(self, f: Array) -> Array:
-        return self.unit * jnp.exp(jnp.clip(_column(f), -LOG_RATE, LOG_RATE))
 
-
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Counts):
     """Counts of mean ``unit exp f`` and variance ``mean + mean² / concentration``.
 
     Args:
@@ -279,7 +289,6 @@ class NegativeBinomial(Likelihood):
         unit: the mean where f is 0. Default: the mean of y, at least one count in all.
     """
 
-    discrete: ClassVar[str] = "counts"
     concentration: Param = param(support=constraints.positive, default=lambda self, y, X: dist.LogNormal(2.3, 2.3))
     unit: Param = param(support=constraints.positive, default=lambda self, y, X: _mean_count(y))
 
@@ -295,9 +304,6 @@ class NegativeBinomial(Likelihood):
     def marginal(self, f: Float[Array, "n *outputs"], covariance: Float[Array, "n 1 1"]) -> dist.Distribution:
         """Negative binomial with the moments of one whose mean is log-normal."""
         return _log_normal_rate(self._rate(f), covariance[:, 0, 0], 1 + 1 / self.concentration)
-
-    def _rate(self, f: Array) -> Array:
-        return self.unit * jnp.exp(jnp.clip(_column(f), -LOG_RATE, LOG_RATE))
 
 
 def _column(f: Array) -> Array:

@@ -11,12 +11,13 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from probkit import border
+from probkit import border, timeseries
 from probkit.infer.method import Method, Outcome
 from probkit.infer.target import Target, observed_terms
 from probkit.model import Model, bind, mask, with_defaults
 from probkit.prediction import Prediction
 from probkit.report import Report
+from probkit.residuals import residuals as standardised
 
 #: Draws of the observable that a point estimate makes from its one draw of the parameters.
 POINT_DRAWS = 1000
@@ -254,44 +255,30 @@ class Posterior:
 
     def components(self, *, draws: int = 1000, key: Any = None) -> Any:
         """The parts that a series is the sum of; see :func:`probkit.timeseries.components`."""
-        from probkit import timeseries
-
         return timeseries.components(self, draws=draws, key=key)
 
     def smooth(self, *, draws: int = 1000, key: Any = None) -> Prediction:
         """The signal without noise given all data; see :func:`probkit.timeseries.smooth`."""
-        from probkit import timeseries
-
         return timeseries.smooth(self, draws=draws, key=key)
 
     def filter(self, *, draws: int = 1000) -> Prediction:
         """Each y given those before it; see :func:`probkit.timeseries.filtered`."""
-        from probkit import timeseries
-
         return timeseries.filtered(self, draws=draws)
 
     def residuals(self) -> Any:
         """Standardised one-step errors, their tests and plots; see :class:`probkit.residuals.Residuals`."""
-        from probkit.residuals import residuals
-
-        return residuals(self)
+        return standardised(self)
 
     def anomalies(self, *, threshold: float = 3.0) -> Any:
         """Leave-one-out z-scores of every value; see :func:`probkit.timeseries.anomalies`."""
-        from probkit import timeseries
-
         return timeseries.anomalies(self, threshold=threshold)
 
     def impute(self, *, draws: int = 1000, key: Any = None) -> Prediction:
         """The series with its gaps filled by joint draws; see :func:`probkit.timeseries.impute`."""
-        from probkit import timeseries
-
         return timeseries.impute(self, draws=draws, key=key)
 
     def update(self, y_new: Any, X_new: Any = None) -> "Posterior":
         """The same parameters with more data behind them; see :func:`probkit.timeseries.update`."""
-        from probkit import timeseries
-
         return timeseries.update(self, y_new, X_new)
 
     # -- summaries and export -----------------------------------------------------------------------------------------

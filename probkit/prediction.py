@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from probkit.evaluate.uncertainty import entropy
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -83,8 +85,7 @@ class Prediction:
     @property
     def entropy(self) -> np.ndarray:
         """Entropy of the predicted class, in nats, (n,)."""
-        p = self.class_probabilities
-        return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+        return entropy(self.class_probabilities)
 
     @property
     def std(self) -> np.ndarray:

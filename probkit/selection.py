@@ -11,6 +11,25 @@ from probkit import border
 from probkit.prediction import Prediction
 
 
+def one_or_many(y: Any, taker: str) -> tuple[border.Panel, bool]:
+    """The data as lanes, one series as one lane; and whether there were many."""
+    if border.is_many(y):
+        return border.as_lanes(y), True
+    one = border.as_series(y, taker)
+    return border.Panel(one.y[:, None], one.labels, one.label_name, np.arange(1), {}), False
+
+
+def information_criterion(name: str, log_likelihood: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """``"aic"``, ``"aicc"`` or ``"bic"`` of k parameters and n values; inf where it has no value, for want of data."""
+    if name == "bic":
+        return -2 * log_likelihood + k * np.log(n)
+    aic = -2 * log_likelihood + 2 * k
+    if name == "aic":
+        return aic
+    left = n - k - 1
+    return np.where(left > 0, aic + 2 * k * (k + 1) / np.where(left > 0, left, 1), np.inf)
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """Candidates fitted to one series or to many, and how they are weighed.

@@ -72,10 +72,12 @@ class _Estimator(BaseEstimator):
             state[name] = _each(state[name], lambda one: dataclasses.replace(one[0], key=_key(one[1])))
         super().__setstate__(state)
 
-    def _predict(self, X: Any) -> Any:
+    def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return self.posterior_.predict(X)
+        return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+
+    def _predict(self, X: Any) -> Any:
+        return self.posterior_.predict(self._checked(X))
 
 
 class _Regressor(RegressorMixin, _Estimator):
@@ -116,8 +118,8 @@ class _Classifier(ClassifierMixin, _Estimator):
         return self.classes_[p.argmax(1)]
 
 
-class BNNRegressor(_Regressor):
-    """A Bayesian neural net for numbers, as an estimator of scikit-learn.
+class _Net(_Estimator):
+    """What the estimators by nets share.
 
     Args:
         hidden: widths of the hidden layers.
@@ -133,31 +135,27 @@ class BNNRegressor(_Regressor):
         self.activation = activation
         self.method = method
         self.random_state = random_state
+
+    def _net(self, likelihood: Any = None) -> BNN:
+        return BNN(mlp(list(self.hidden), self.activation), likelihood)
+
+
+class BNNRegressor(_Regressor, _Net):
+    """A Bayesian neural net for numbers, as an estimator of scikit-learn; ``hidden, activation, method, random_state``.
+
+    ``hidden`` are the widths of the hidden layers, ``activation`` is as in :func:`probkit.mlp`; ``method`` is
+    ``pk.bnn.Ensemble()`` by default, and ``random_state`` a seed, a generator, or None for a seed of its own.
+    """
 
     def _model(self) -> BNN:
-        return BNN(mlp(list(self.hidden), self.activation))
+        return self._net()
 
 
-class BNNClassifier(_Classifier):
-    """A Bayesian neural net for classes, as an estimator of scikit-learn.
-
-    Args:
-        hidden: widths of the hidden layers.
-        activation: as in :func:`probkit.mlp`.
-        method: how to fit; ``pk.bnn.Ensemble()`` by default here, as estimators are fitted often.
-        random_state: seed, generator, or None for a seed of its own.
-    """
-
-    _default_method = Ensemble()
-
-    def __init__(self, hidden: Any = (50,), activation: str = "tanh", method: Any = None, random_state: Any = None):
-        self.hidden = hidden
-        self.activation = activation
-        self.method = method
-        self.random_state = random_state
+class BNNClassifier(_Classifier, _Net):
+    """A Bayesian neural net for classes, as an estimator of scikit-learn; arguments as in :class:`BNNRegressor`."""
 
     def _model(self, classes: int) -> BNN:
-        return BNN(mlp(list(self.hidden), self.activation), likelihoods.Categorical(classes))
+        return self._net(likelihoods.Categorical(classes))
 
 
 #: Rows that a Gaussian process predicts at once: each number of rows is a program, and a joint law of all is square.
@@ -200,9 +198,7 @@ class GPRegressor(_Regressor):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predictive mean, (n,); with ``return_std`` the standard deviation of a fresh observation too."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        mean, std = _in_blocks(self.posterior_, X)
+        mean, std = _in_blocks(self.posterior_, self._checked(X))
         return (mean, std) if return_std else mean
 
 
@@ -236,8 +232,7 @@ class GPClassifier(_Classifier):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each of ``classes_``, (n, classes)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = self._checked(X)
         columns = [np.clip(_in_blocks(one, X)[0], 0.0, 1.0) for one in self.posteriors_]
         if len(columns) == 1:
             return np.stack([1 - columns[0], columns[0]], axis=1)

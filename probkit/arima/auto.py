@@ -14,7 +14,7 @@ from probkit.arima.lanes import Fitted, Orders, fit_lanes, unpack
 from probkit.arima.model import ARIMA
 from probkit.arima.polynomials import difference_polynomial
 from probkit.arima.unit_roots import differences_wanted
-from probkit.selection import Selection
+from probkit.selection import Selection, information_criterion, one_or_many
 from probkit.ssm.distribution import LinearGaussian
 
 #: Partial autocorrelations above this are roots on the unit circle: such candidates are not taken.
@@ -91,12 +91,7 @@ def auto_arima(
         Hyndman, R. J. and Khandakar, Y. (2008). Automatic time series forecasting. J. Statistical Software 27(3).
     """
     border.check_key(key, "auto_arima")
-    many = border.is_many(y)
-    if many:
-        panel = border.as_lanes(y)
-    else:
-        one = border.as_series(y, "auto_arima")
-        panel = border.Panel(one.y[:, None], one.labels, one.label_name, np.array([one.name or "y"]), {})
+    panel, many = one_or_many(y, "auto_arima")
     seasonal = period > 1
     orders = Orders(max_p, max_q, max_P if seasonal else 0, max_Q if seasonal else 0, max(period, 1))
     lanes = [_prepared(np.asarray(column), period, d, D) for column in np.asarray(panel.y).T]
@@ -187,10 +182,9 @@ def _selection(
     count = np.array([lane.w.size for lane in lanes])[None, :]
     parameters = np.array([sum(c[:4]) + c.constant + 1 for c in candidates])[:, None]
     value = np.asarray(found.log_likelihood, float).T
-    room = count - parameters - 1
-    aicc = -2 * value + 2 * parameters * count / np.maximum(room, 1)
+    aicc = information_criterion("aicc", value, parameters, count)
     allowed = np.array([[not c.constant or lane.d + lane.D < 2 for lane in lanes] for c in candidates])
-    sound = allowed & (room > 0) & np.isfinite(value) & (np.asarray(found.edge).T < EDGE)
+    sound = allowed & np.isfinite(value) & (np.asarray(found.edge).T < EDGE)
     aicc = np.where(sound, aicc, np.inf)
     best = np.min(aicc, axis=0)
     relative = np.where(np.isfinite(aicc), np.exp(-0.5 * (aicc - np.where(np.isfinite(best), best, 0))), 0)

@@ -13,7 +13,7 @@ from probkit.ets.fitting import Fits
 from probkit.ets.model import ETS
 from probkit.ets.paths import paths
 from probkit.ets.recursions import Form
-from probkit.selection import Selection
+from probkit.selection import Selection, information_criterion, one_or_many
 
 #: Akaike weights below this count as none, so that few candidates have to be simulated.
 LEAST_WEIGHT = 0.01
@@ -83,8 +83,7 @@ def auto_ets(
         raise ValueError(f"period is {period!r}; the number of observations in a season is wanted, 1 for none.")
     if criterion not in ("aicc", "aic", "bic"):
         raise ValueError(f"criterion is {criterion!r}; 'aicc', 'aic' or 'bic' is wanted.")
-    many = border.is_many(y)
-    panel = border.as_lanes(y) if many else _one_lane(border.as_series(y, "auto_ets"))
+    panel, many = one_or_many(y, "auto_ets")
     forms = _read(candidates, int(period))
     held = np.asarray(panel.y)
     fitted = [_fit_all(panel.y, program, tuple(group), int(period)) for program, group in _grouped(forms).items()]
@@ -93,7 +92,7 @@ def auto_ets(
     count = np.sum(~np.isnan(held), axis=0)
     k = join(lambda one: np.broadcast_to(_parameters(one), one.fits.cost.shape))
     log_likelihood = join(lambda one: one.fits.log_likelihood)
-    value = _criterion(criterion, log_likelihood, k, count)
+    value = information_criterion(criterion, log_likelihood, k, count)
     impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
     value[impossible | ~np.isfinite(log_likelihood)] = np.inf
     status, simplest = _status(held, panel.unusable, value), _simplest(order)
@@ -105,15 +104,11 @@ def auto_ets(
         "converged": join(lambda one: one.fits.converged).astype(bool),
     }
     if criterion != "aicc":
-        figures["aicc"] = _criterion("aicc", log_likelihood, k, count)
+        figures["aicc"] = information_criterion("aicc", log_likelihood, k, count)
     draw = functools.partial(_paths, panel.y, tuple(fitted), weights, tuple(panel.unusable))
     build = functools.partial(_build, tuple(fitted), int(period))
     names = tuple(form.name for form in order)
     return Selection(names, figures, weights, status, draw, build, panel, many, key)
-
-
-def _one_lane(series: border.Series) -> border.Panel:
-    return border.Panel(series.y[:, None], series.labels, series.label_name, np.arange(1), {})
 
 
 def _read(names: tuple[str, ...] | None, period: int) -> list[Form]:
@@ -151,17 +146,6 @@ def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int) -> _Fi
 def _parameters(one: _Fitted) -> np.ndarray:
     m = fitting.masks(list(one.forms), 1)
     return np.asarray(fitting.used_parameters(one.program, m, one.fits.x.shape[0]))[:, None]
-
-
-def _criterion(name: str, log_likelihood: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """The criterion of every candidate; inf where it has no value, for want of data."""
-    if name == "bic":
-        return -2 * log_likelihood + k * np.log(n)
-    aic = -2 * log_likelihood + 2 * k
-    if name == "aic":
-        return aic
-    left = n - k - 1
-    return np.where(left > 0, aic + 2 * k * (k + 1) / np.where(left > 0, left, 1), np.inf)
 
 
 def _status(held: np.ndarray, unusable: dict[int, str], value: np.ndarray) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What the methods for nets share: the target they train on, its layout, and how an answer is put together."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from probkit.bnn.local import Local
 from probkit.bnn.model import BNN
-from probkit.infer.target import Target
+from probkit.infer.method import one_chain
+from probkit.infer.target import Evaluation, Target
 
 
 def trainable(target: Target, method: str) -> Target:
@@ -65,25 +66,12 @@ def rows(target: Target, index: Any) -> Target:
     return Target(target.model, (y[index], X[index]))
 
 
-class Figures(NamedTuple):
-    """Values by site and log densities of points, axis (point,) in front."""
-
-    values: dict[str, Array]
-    lp: Array
-    log_prior: Array
-    log_likelihood: Array
-
-
 @eqx.filter_jit
-def figures(target: Target, points: Float[Array, "S D"]) -> Figures:
-    """Values and log densities of points in unconstrained space."""
-    e = target.map(target.evaluate, points)
-    return Figures(e.values, e.log_prior + e.log_likelihood, e.log_prior, e.log_likelihood)
+def _evaluated(target: Target, points: Float[Array, "S D"]) -> Evaluation:
+    return target.map(target.evaluate, points)
 
 
-def as_draws(found: Figures, chains: int = 1) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Values and figures with axes (chain, draw) in front."""
-    found = jax.device_get(found)
-    stats = {"lp": found.lp, "log_prior": found.log_prior, "log_likelihood": found.log_likelihood}
-    split = lambda a: np.asarray(a).reshape(chains, -1, *np.shape(a)[1:])
-    return {n: split(v) for n, v in found.values.items()}, {n: split(v) for n, v in stats.items()}
+def draws_at(target: Target, points: Float[Array, "S D"]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Values and log densities of points in unconstrained space, as one chain."""
+    found = _evaluated(target, points)
+    return one_chain(found, found.log_prior + found.log_likelihood)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from probkit.bnn.methods.common import as_draws, figures, rows, start_point, trainable
+from probkit.bnn.methods.common import draws_at, rows, start_point, trainable
 from probkit.infer.batches import bar
 from probkit.infer.method import Method, Outcome, check_whole
 from probkit.infer.target import Target
@@ -170,7 +170,7 @@ class Ensemble(Method):
         args = target.args
         target = trainable(target, type(self).__name__)
         members, seconds = self.train(target, key, init, progress)
-        values, stats = as_draws(figures(target, members.best))
+        values, stats = draws_at(target, members.best)
         return Outcome(values, stats, self.report(members, seconds), target=Target(target.model, args))
 
     def train(self, target: Target, key: Any, init: dict | None, progress: bool) -> tuple[Member, Seconds]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from probkit.bnn.local import Local
-from probkit.bnn.methods.common import as_draws, figures, trainable, with_local
+from probkit.bnn.methods.common import draws_at, trainable, with_local
 from probkit.bnn.methods.ensemble import Ensemble
 from probkit.bnn.methods.newton import Fitted, Held, Layout, Options, fit_member, layout, start_points
 from probkit.infer.batches import tracked
@@ -129,7 +129,7 @@ class LaplaceGGN(Method):
     def _outcome(self, target: Target, around: Target, found: list[Fitted], report: Report) -> Outcome:
         """The centres of the members as draws, and the net linearised around them on all the data."""
         points = jnp.stack([jnp.asarray(one.u) for one in found])
-        values, stats = as_draws(figures(target, points))
+        values, stats = draws_at(target, points)
         for name in ("evidence", "determined"):
             stats[name] = np.array([[getattr(one, name) for one in found]])
         values["local.member"] = np.arange(len(found), dtype=target.dtype)[None]
