@@ -77,7 +77,8 @@ class _Estimator(BaseEstimator):
         return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
 
     def _predict(self, X: Any) -> Any:
-        return self.posterior_.predict(self._checked(X))
+        X = self._checked(X)  # first: it tells what is not fitted yet
+        return self.posterior_.predict(X)
 
 
 class _Regressor(RegressorMixin, _Estimator):
@@ -198,7 +199,8 @@ class GPRegressor(_Regressor):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predictive mean, (n,); with ``return_std`` the standard deviation of a fresh observation too."""
-        mean, std = _in_blocks(self.posterior_, self._checked(X))
+        X = self._checked(X)
+        mean, std = _in_blocks(self.posterior_, X)
         return (mean, std) if return_std else mean
 
 
