@@ -84,14 +84,8 @@ def save(posterior: Posterior | LanePosterior, path: Any) -> Path:
             "kwargs": _encode(posterior.target.kwargs, arrays),
             "series": None if posterior.series is None else _encode_series(posterior.series, arrays),
         }
-    text = json.dumps(manifest).encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
     path = Path(path)
-    path = path if path.suffix else path.with_suffix(".npz")
-    body = buffer.getvalue() + TAG
-    path.write_bytes(body + hashlib.sha256(body).digest())
-    return path
+    return write(path if path.suffix else path.with_suffix(".npz"), manifest, arrays)
 
 
 def load(path: Any, like: Any = None) -> Posterior | LanePosterior:
@@ -105,6 +99,33 @@ def load(path: Any, like: Any = None) -> Posterior | LanePosterior:
     Raises:
         ValueError: the file is not a posterior, is damaged, was written by a newer probkit, or needs ``like``.
     """
+    manifest, arrays = read(path)
+    if manifest["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {manifest['format']} (probkit {manifest['probkit']}); this one reads up to {FORMAT}. "
+            "Update probkit."
+        )
+    return _rebuild(path, manifest, arrays, like)
+
+
+def write(path: Path, manifest: dict, arrays: dict[str, np.ndarray]) -> Path:
+    """Write arrays, what JSON holds and a checksum to one file, all or nothing: a reader never meets half of it."""
+    text = json.dumps(manifest).encode()
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, manifest=np.frombuffer(text, np.uint8), **arrays)
+    body = buffer.getvalue() + TAG
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(body + hashlib.sha256(body).digest())
+    part.replace(path)
+    return path
+
+
+def read(path: Any) -> tuple[dict, dict[str, np.ndarray]]:
+    """What :func:`write` wrote.
+
+    Raises:
+        ValueError: the file is none of these, or is damaged.
+    """
     content = Path(path).read_bytes()
     body, digest = content[:-32], content[-32:]
     if not body.endswith(TAG) and TAG not in content[-200:]:
@@ -113,13 +134,7 @@ def load(path: Any, like: Any = None) -> Posterior | LanePosterior:
         raise ValueError(f"{path} is damaged: its content does not agree with its checksum.")
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    manifest = json.loads(arrays.pop("manifest").tobytes())
-    if manifest["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {manifest['format']} (probkit {manifest['probkit']}); this one reads up to {FORMAT}. "
-            "Update probkit."
-        )
-    return _rebuild(path, manifest, arrays, like)
+    return json.loads(arrays.pop("manifest").tobytes()), arrays
 
 
 def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior | LanePosterior:

@@ -4,7 +4,7 @@ Notation: w weights (d,), f latent values (n, k), J = df/dw (n, k, d), L the inf
 (n, k, k), P the precisions of the prior (d,), m its centre. The matrix is ``A = sum_i J_i' L_i J_i + diag(P)``.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,12 @@ class Inverse(NamedTuple):
     """What one factorisation of ``A`` gives.
 
     Attributes:
-        root: R with ``R R' = A^-1``, upper triangular.
+        root: R with ``R R' = A^-1``, upper triangular; where A is structured, in the form of what made it.
         diagonal: of ``A^-1``.
         log_det: of A.
     """
 
-    root: Float[Array, "d d"]
+    root: Any
     diagonal: Float[Array, " d"]
     log_det: Float[Array, ""]
 
@@ -77,12 +77,59 @@ def inverse(A: Float[Array, "d d"]) -> Inverse:
     return Inverse(X.T / scale[:, None], jnp.sum(X**2, axis=0) / scale**2, log_det + 2 * jnp.sum(jnp.log(scale)))
 
 
-def diagonal_inverse(
-    J: Float[Array, "n k d"], information: Float[Array, "n k k"], precision: Float[Array, " d"]
-) -> Inverse:
-    """The same of the diagonal of A alone; ``root`` is then (d,), the standard deviations."""
-    diagonal = jnp.einsum("nkd,nkd->d", J, information @ J) + precision
+def diagonal(J: Float[Array, "n k d"], information: Float[Array, "n k k"]) -> Float[Array, " d"]:
+    """The diagonal of :func:`gauss_newton`."""
+    return jnp.einsum("nkd,nkd->d", J, information @ J)
+
+
+def diagonal_inverse(diagonal: Float[Array, " d"]) -> Inverse:
+    """What :func:`inverse` gives, of a diagonal matrix; ``root`` is then (d,), the standard deviations."""
     return Inverse(diagonal**-0.5, 1 / diagonal, jnp.sum(jnp.log(diagonal)))
+
+
+def kronecker(
+    a: Float[Array, "n inputs"], g: Float[Array, "n k outputs"], information: Float[Array, "n k k"]
+) -> tuple[Float[Array, "inputs inputs"], Float[Array, "outputs outputs"]]:
+    """Factors A and G of a dense layer, whose part of the Gauss-Newton matrix is taken for ``G ⊗ A`` (KFAC).
+
+    ``A = sum_i a_i a_i'`` and ``G = mean_i g_i' L_i g_i``; exact where ``g_i' L_i g_i`` is the same for all i, as in a
+    linear model with one noise.
+
+    Args:
+        a: inputs of the layer, a 1 for the bias among them.
+        g: derivatives of f by the outputs of the layer.
+        information: L.
+
+    References:
+        Martens and Grosse (2015), Optimizing neural networks with Kronecker-factored approximate curvature. Ritter,
+        Botev and Barber (2018), A scalable Laplace approximation for neural networks.
+    """
+    return matmul(a.T, a), jnp.einsum("nko,nkp->op", g, information @ g) / a.shape[0]
+
+
+def kronecker_inverse(
+    A: Float[Array, "inputs inputs"], G: Float[Array, "outputs outputs"], precision: Float[Array, " inputs"]
+) -> Inverse:
+    """What :func:`inverse` gives, of ``G ⊗ A + I ⊗ diag(precision)``, exactly.
+
+    Returns:
+        ``root`` is (U, V, s) with ``(V ⊗ U) diag(s) (V ⊗ U)'`` the inverse: (inputs, inputs), (outputs, outputs),
+        (outputs, inputs) holding the square roots; ``diagonal`` is (outputs, inputs).
+    """
+    scale = precision**-0.5
+    a, U = jnp.linalg.eigh(A * scale[:, None] * scale)
+    b, V = jnp.linalg.eigh(G)
+    values = jnp.maximum(b, 0.0)[:, None] * jnp.maximum(a, 0.0) + 1
+    U = scale[:, None] * U
+    log_det = jnp.sum(jnp.log(values)) + G.shape[0] * jnp.sum(jnp.log(precision))
+    return Inverse((U, V, values**-0.5), (V**2) @ (1 / values) @ (U**2).T, log_det)
+
+
+def kronecker_spread(J: Float[Array, "n k outputs inputs"], root: tuple) -> Float[Array, "n k d"]:
+    """``J R`` for the root R of a layer: what :func:`kronecker_inverse` gave."""
+    U, V, s = root
+    spread = jnp.einsum("nkoi,op,ij->nkpj", J, V, U) * s
+    return spread.reshape(*J.shape[:2], -1)
 
 
 class Evidence(NamedTuple):

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from probkit.bnn.ggn import kronecker_spread
+from probkit.bnn.layers import by_layer, shapes_of
 from probkit.model import Param, param
 
 #: Draws of the latent value, in pairs, by which the expected entropy of classes is known.
@@ -23,12 +25,13 @@ class Local(eqx.Module):
     """Normal laws around the weights of each member: covariance ``F F'`` of the arrays in ``where``.
 
     Attributes:
-        factors: (member, d, r) roots of the covariance, or (member, d) standard deviations.
+        factors: (member, d, r) roots of the covariance, (member, d) standard deviations, or the roots of each layer as
+            :func:`probkit.bnn.ggn.kronecker_inverse` gives them.
         where: positions of the arrays of the net that vary, in order; static.
         member: which member the weights in hand are.
     """
 
-    factors: Array
+    factors: Any
     member: Param = param()
     where: tuple[int, ...] = eqx.field(static=True, default=())
     kind: ClassVar[str] = "linearised"
@@ -40,8 +43,14 @@ class Local(eqx.Module):
     def law(self, model: Any, X: Float[Array, "n ..."]) -> dist.Distribution:
         """The law of y with the weights integrated out, f being linear in them."""
         f, J = self.jacobian(model, X)
-        factor = jax.lax.dynamic_index_in_dim(self.factors, jnp.round(self.member).astype(int), keepdims=False)
-        spread = J * factor if factor.ndim == 1 else J @ factor
+        at = jnp.round(self.member).astype(int)
+        take = lambda a: jax.lax.dynamic_index_in_dim(a, at, keepdims=False)
+        factor = jax.tree_util.tree_map(take, self.factors)
+        if isinstance(factor, tuple):
+            pairs = zip(by_layer(J, shapes_of(model.net, self.where)), factor, strict=True)
+            spread = jnp.concatenate([kronecker_spread(part, root) for part, root in pairs], axis=-1)
+        else:
+            spread = J * factor if factor.ndim == 1 else J @ factor
         covariance = spread @ jnp.swapaxes(spread, 1, 2)
         law = model.likelihood.marginal(f, covariance).to_event(1)
         # Read by predictions, to tell the noise from what more data would teach.
@@ -83,3 +92,51 @@ def _expected_entropy(likelihood: Any, f: Float[Array, "n k"], spread: Float[Arr
 def binary_entropy(p: Array) -> Array:
     """Entropy of a Bernoulli, in nats."""
     return -(jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlogy(1 - p, 1 - p))
+
+
+#: Seeds of dropout masks are below this, which float32 counts without gaps.
+SEEDS = 2**24
+
+
+class Dropout(eqx.Module):
+    """A net some of whose hidden units are left out: the columns of its weights times a mask, ``W diag(z)``.
+
+    One mask holds for all points, so that a draw is a function.
+
+    Attributes:
+        rate: share of the units left out; static.
+        seed: which mask.
+
+    References:
+        Gal and Ghahramani (2016), Dropout as a Bayesian approximation, equation 3.
+    """
+
+    rate: float = eqx.field(static=True)
+    seed: Param = param()
+
+    def law(self, model: Any, X: Float[Array, "n ..."]) -> dist.Distribution:
+        """The law of y given the weights and the mask."""
+        key = jax.random.key(jax.lax.stop_gradient(jnp.round(self.seed)).astype(jnp.uint32))
+        net = masked(model.net, key, self.rate)
+        return model.likelihood.law(eqx.tree_at(lambda m: m.net, model, net).latent(X)).to_event(1)
+
+
+def masked(net: Any, key: Array, rate: float) -> Any:
+    """The net without a random share of the inputs of each array of weights but the first, the rest scaled up.
+
+    Raises:
+        ValueError: the net has one array of weights alone, and so no hidden units.
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(net)
+    held = [i for i, (_, leaf) in enumerate(flat) if eqx.is_inexact_array(leaf) and leaf.ndim >= 2]
+    if len(held) < 2:
+        raise ValueError("The net has no hidden units to leave out; dropout takes a net of two layers or more.")
+    leaves = [leaf for _, leaf in flat]
+    for i, k in zip(held[1:], jax.random.split(key, len(held) - 1), strict=True):
+        # Inputs stand second, or last but one in a ``kernel`` (Flax's name).
+        last = flat[i][0][-1]
+        axis = leaves[i].ndim - 2 if getattr(last, "key", getattr(last, "name", "")) == "kernel" else 1
+        shape = [size if a == axis else 1 for a, size in enumerate(leaves[i].shape)]
+        kept = jax.random.bernoulli(k, 1 - rate, shape)
+        leaves[i] = jnp.where(kept, leaves[i] / (1 - rate), 0.0)
+    return jax.tree_util.tree_unflatten(treedef, leaves)

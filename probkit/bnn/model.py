@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from probkit import priors
-from probkit.bnn.local import Local
+from probkit.bnn.local import Dropout, Local
 from probkit.bnn.nets import Applied, forward
 from probkit.bnn.weights import Weights, with_places
 from probkit.likelihoods import Gaussian, Likelihood
@@ -77,7 +77,7 @@ class BNN(Model):
     x_scale: Param = param()
     y_centre: Param = param()
     y_scale: Param = param()
-    local: Local | None = None
+    local: Local | Dropout | None = None
 
     def __init__(
         self,

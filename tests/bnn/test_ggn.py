@@ -46,11 +46,29 @@ def test_gauss_newton_is_its_sum(k):
 
 def test_diagonal_inverse_is_that_of_the_diagonal():
     J, L, P = RNG.normal(size=(9, 2, 5)), np.broadcast_to([[2.0, 0.3], [0.3, 1.0]], (9, 2, 2)), np.arange(1.0, 6.0)
-    found = ggn.diagonal_inverse(jnp.asarray(J), jnp.asarray(L), jnp.asarray(P))
+    found = ggn.diagonal_inverse(ggn.diagonal(jnp.asarray(J), jnp.asarray(L)) + jnp.asarray(P))
     diagonal = np.diag(ggn.gauss_newton(jnp.asarray(J), jnp.asarray(L))) + P
     assert np.allclose(found.diagonal, 1 / diagonal, rtol=tol(1e-10, 1e-5))
     assert np.allclose(found.root**2, 1 / diagonal, rtol=tol(1e-10, 1e-5))
     assert np.allclose(found.log_det, np.sum(np.log(diagonal)), rtol=tol(1e-10, 1e-5))
+
+
+def test_kronecker_of_a_layer_with_one_noise_is_the_whole_matrix():
+    a, g = np.c_[RNG.normal(size=(9, 3)), np.ones(9)], RNG.normal(size=(2, 3))
+    L = np.array([[2.0, 0.3], [0.3, 1.0]])
+    J = np.einsum("ko,ni->nkoi", g, a)
+    P = np.array([0.5, 0.5, 0.5, 2.0])
+    information = jnp.asarray(np.broadcast_to(L, (9, 2, 2)))
+    whole = np.asarray(ggn.gauss_newton(jnp.asarray(J.reshape(9, 2, -1)), information)) + np.diag(np.tile(P, 3))
+    A, G = ggn.kronecker(jnp.asarray(a), jnp.asarray(np.broadcast_to(g, (9, 2, 3))), information)
+    found = jax.jit(ggn.kronecker_inverse)(A, G, jnp.asarray(P))
+    near = tol(1e-10, 1e-3)
+    assert np.allclose(found.diagonal.ravel(), np.diag(np.linalg.inv(whole)), rtol=near)
+    assert np.allclose(found.log_det, np.linalg.slogdet(whole)[1], rtol=near)
+    spread = np.asarray(ggn.kronecker_spread(jnp.asarray(J), found.root), float)
+    flat = J.reshape(18, -1)
+    wanted = flat @ np.linalg.inv(whole) @ flat.T
+    assert np.allclose(spread.reshape(18, -1) @ spread.reshape(18, -1).T, wanted, rtol=near, atol=near)
 
 
 @pytest.fixture(scope="module")

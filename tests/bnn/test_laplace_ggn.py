@@ -1,6 +1,8 @@
 """Laplace by Gauss-Newton: exact for a linear net, sound for others, every structure, classes, predictions."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tol
@@ -31,16 +33,34 @@ def by_hand(X_new, noise):
     return Y.mean() + unit * Z_new @ mean, unit * spread
 
 
-@pytest.mark.parametrize("structure", ["full", "last_layer"])
-def test_a_linear_net_is_exact(structure):
-    options = {"training": pk.bnn.Ensemble(steps=1500, validation=0.0)} if structure == "last_layer" else {}
-    found = fit(pk.mlp([]), likelihood=lk.Gaussian(scale=15.0), prior="model", structure=structure, **options)
+@pytest.mark.parametrize(("structure", "layers"), [("full", "all"), ("full", "last"), ("kfac", "all")])
+def test_a_linear_net_is_exact(structure, layers):
+    whole = structure == "full" and layers == "all"
+    options = {} if whole else {"training": pk.bnn.Ensemble(steps=1500)}
+    found = fit(
+        pk.mlp([]), likelihood=lk.Gaussian(scale=15.0), prior="model", structure=structure, layers=layers, **options
+    )
     prediction = found.predict(NEW)
     mean, spread = by_hand(NEW, 15.0)
-    near = tol(1e-6, 2e-3) if structure == "full" else 5e-2
-    assert np.allclose(prediction.epistemic, spread, rtol=tol(1e-3, 5e-2) if structure == "full" else 5e-2)
-    assert np.allclose(prediction.mean, mean, rtol=near)
+    # The spread of a linear net is that of any weights; its mean is where the training ended.
+    assert np.allclose(prediction.epistemic, spread, rtol=tol(1e-6, 5e-3))
+    assert np.allclose(prediction.mean, mean, rtol=tol(1e-6, 2e-3) if whole else 1e-2)
     assert np.allclose(prediction.aleatoric, 15.0, rtol=1e-5)
+
+
+def test_kfac_chooses_scales_and_learns():
+    found = fit(pk.mlp(8), structure="kfac", training=pk.bnn.Ensemble(steps=1500))
+    prediction = found.predict(NEW)
+    assert found.predict(X).score(Y)["rmse"] < 6
+    assert prediction.epistemic[2] > 2 * prediction.epistemic[0]
+
+
+def test_kfac_is_for_dense_layers():
+    net = eqx.nn.Sequential(
+        [eqx.nn.Lambda(lambda x: x[None]), eqx.nn.Conv1d(1, 1, 2, key=jax.random.key(0)), eqx.nn.Lambda(jnp.ravel)]
+    )
+    with pytest.raises(ValueError, match="structure='kfac' is for unknown weights in dense layers"):
+        fit(net, structure="kfac", training=pk.bnn.Ensemble(steps=10))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +156,7 @@ def test_against_nuts_on_a_small_net():
     ("options", "kind", "message"),
     [
         ({"structure": "half"}, ValueError, "structure is 'half'"),
+        ({"layers": "first"}, ValueError, "layers is 'first'"),
         ({"prior": "flat"}, ValueError, "prior is 'flat'"),
         ({"members": 0}, ValueError, "members is 0"),
         ({"training": 3}, TypeError, "training is 3"),

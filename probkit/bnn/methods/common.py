@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from probkit.bnn.local import Local
+from probkit.bnn.local import Dropout, Local
 from probkit.bnn.model import BNN
 from probkit.infer.method import one_chain
 from probkit.infer.target import Evaluation, Target
@@ -35,8 +35,8 @@ def trainable(target: Target, method: str) -> Target:
 
 
 def with_local(model: BNN, local: Any) -> BNN:
-    """The net with another linearisation, or none."""
-    return eqx.tree_at(lambda m: m.local, model, local, is_leaf=lambda x: x is None or isinstance(x, Local))
+    """The net with another linearisation, or masks, or neither."""
+    return eqx.tree_at(lambda m: m.local, model, local, is_leaf=lambda x: x is None or isinstance(x, Dropout | Local))
 
 
 @eqx.filter_jit

@@ -23,7 +23,7 @@ LARGEST = 5000
 NEWTON_WORK = 2e10
 #: Members whose log evidence is lower than the best by more than this, in nats an observation, are left out.
 FAILED = 0.5
-STRUCTURES = ("full", "last_layer", "diagonal")
+STRUCTURES = ("full", "kfac", "diagonal")
 
 
 def kept(found: list[Fitted], n: int) -> list[Fitted]:
@@ -52,7 +52,9 @@ class LaplaceGGN(Method):
     Args:
         members: number of descents; 1 is the plain approximation. One that fails, its evidence far below the best, is
             left out.
-        structure: ``"full"``; ``"last_layer"``, the weights of the last layer alone unknown; ``"diagonal"``.
+        structure: of each member's matrix. ``"full"``; ``"kfac"``, a Kronecker product for each dense layer;
+            ``"diagonal"``.
+        layers: ``"all"``; ``"last"``, the weights of the last layer alone unknown once the net is trained.
         prior: ``"evidence"`` chooses a scale for each array of weights by marginal likelihood, starting at those of the
             model; ``"model"`` keeps those of the model. Noise that is unknown is chosen by marginal likelihood too.
         steps: the most Gauss-Newton steps of a member.
@@ -66,6 +68,7 @@ class LaplaceGGN(Method):
 
     members: int = 10
     structure: str = "full"
+    layers: str = "all"
     prior: str = "evidence"
     steps: int = 100
     training: Any = None
@@ -75,6 +78,8 @@ class LaplaceGGN(Method):
         check_whole("steps", self.steps, 1)
         if self.structure not in STRUCTURES:
             raise ValueError(f"structure is {self.structure!r}; one of {', '.join(STRUCTURES)} is wanted.")
+        if self.layers not in ("all", "last"):
+            raise ValueError(f"layers is {self.layers!r}; 'all' or 'last' is wanted.")
         if self.prior not in ("evidence", "model"):
             raise ValueError(f"prior is {self.prior!r}; 'evidence' or 'model' is wanted.")
         if self.training is not None and not isinstance(self.training, Ensemble):
@@ -89,10 +94,10 @@ class LaplaceGGN(Method):
         """Find the modes and the curvature at each."""
         args = target.args
         target = trainable(target, type(self).__name__)
-        place = layout(target, self.structure == "last_layer")
+        place = layout(target, self.layers == "last")
         newton = self._by_newton(target, place)
         points, seconds = self._points(target, key, init, progress, newton)
-        options = Options(self.steps, self.prior == "evidence", newton, self.structure == "diagonal")
+        options = Options(self.steps, self.prior == "evidence", newton, self.structure)
         found: list[Fitted] = []
         for u in tracked(points, self.members, progress, "Laplace"):
             one, more = timed(fit_member, target, u, Held(place), options)
@@ -100,11 +105,11 @@ class LaplaceGGN(Method):
             seconds = seconds + more
         found = kept(found, target.args[0].shape[0])
         around = Target(with_local(target.model, self._local(target, place, found)), args)
-        return self._outcome(target, around, found, self._report(found, newton, seconds))
+        return self._outcome(target, around, found, self._report(found, place.weights.size, newton, seconds))
 
     def _by_newton(self, target: Target, place: Layout) -> bool:
         """Whether members are trained by Newton steps."""
-        if self.structure != "full" or self.training is not None:
+        if self.structure != "full" or self.layers != "all" or self.training is not None:
             return False
         work = target.args[0].shape[0] * target.model.likelihood.outputs * place.weights.size**2
         return work <= NEWTON_WORK
@@ -123,7 +128,7 @@ class LaplaceGGN(Method):
     def _local(self, target: Target, place: Layout, found: list[Fitted]) -> Local:
         """What the net is linearised around."""
         low = jnp.zeros((), target.dtype)
-        factors = jnp.stack([jnp.asarray(one.factor) for one in found])
+        factors = jax.tree_util.tree_map(lambda *each: jnp.stack(each), *[one.factor for one in found])
         return Local(factors, dist.Uniform(low, low + len(found)), place.where)
 
     def _outcome(self, target: Target, around: Target, found: list[Fitted], report: Report) -> Outcome:
@@ -135,11 +140,12 @@ class LaplaceGGN(Method):
         values["local.member"] = np.arange(len(found), dtype=target.dtype)[None]
         return Outcome(values, stats, report, target=around)
 
-    def _report(self, found: list[Fitted], newton: bool, seconds: Seconds) -> Report:
-        finite = np.array([np.all(np.isfinite(one.u)) and np.all(np.isfinite(one.factor)) for one in found])
+    def _report(self, found: list[Fitted], weights: int, newton: bool, seconds: Seconds) -> Report:
+        leaves = [jax.tree_util.tree_leaves((one.u, one.factor)) for one in found]
+        finite = np.array([all(np.all(np.isfinite(a)) for a in each) for each in leaves])
         settled = np.array([one.change <= 1.0 for one in found])
         good = finite & (settled if newton else True)
-        share = f"{np.mean([one.determined for one in found]):.0f} of {found[0].factor.shape[0]} weights"
+        share = f"{np.mean([one.determined for one in found]):.0f} of {weights} weights"
         lost = "" if len(found) == self.members else f" of {self.members}, the rest failed descents that are left out"
         reason = f"{len(found)} modes{lost}; the data determine {share} on average."
         advice = ""

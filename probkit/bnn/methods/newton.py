@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from probkit.bnn.ggn import diagonal_inverse, gauss_newton, inverse, log_evidence, update_precisions
+from probkit.bnn.ggn import (
+    Inverse,
+    diagonal,
+    diagonal_inverse,
+    gauss_newton,
+    inverse,
+    kronecker,
+    kronecker_inverse,
+    log_evidence,
+    update_precisions,
+)
+from probkit.bnn.layers import by_layer, by_weight, layer_terms, shapes_of
 from probkit.bnn.local import jacobian
 from probkit.bnn.methods.common import is_weight, start_point
 from probkit.bnn.weights import WeightLaw
@@ -83,7 +94,7 @@ class Options(NamedTuple):
     steps: int
     evidence: bool
     move: bool
-    diagonal: bool
+    structure: str
 
 
 class State(NamedTuple):
@@ -100,10 +111,10 @@ class State(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """One member: where it ended, and the root of its covariance (or the standard deviations)."""
+    """One member: where it ended, and the root of its covariance: as :mod:`probkit.bnn.ggn` gives it."""
 
     u: Float[Array, " D"]
-    factor: Array
+    factor: Any
     alpha: Float[Array, " groups"]
     determined: Float[Array, ""]
     evidence: Float[Array, ""]
@@ -134,6 +145,27 @@ class Net:
         f, J = jacobian(model, self.X, self.place.where)
         score = jax.grad(lambda f: jnp.sum(model.likelihood.law(f).log_prob(self.y)))(f)
         return f, J, score, model.likelihood.fisher(f)
+
+    def curvature(self, u: Array, structure: str) -> Any:
+        """The part of the data in the Gauss-Newton matrix: whole, its diagonal, or two factors of each layer."""
+        if structure == "kfac":
+            model = self.model(u)
+            f, layers = layer_terms(model, self.X, self.place.where)
+            return [kronecker(a, g, model.likelihood.fisher(f)) for a, g in layers]
+        _, J, _, information = self.derivatives(u)
+        return diagonal(J, information) if structure == "diagonal" else gauss_newton(J, information)
+
+    def inverse(self, u: Array, data: Any, P: Array) -> Inverse:
+        """Inverse of the matrix of data and prior, in the form of what :meth:`curvature` gave."""
+        if isinstance(data, list):
+            shapes = shapes_of(self.model(u).net, self.place.where)
+            # The precisions of a layer's weights differ by input alone.
+            precisions = [p[0] for p in by_layer(P, shapes)]
+            found = [kronecker_inverse(A, G, p) for (A, G), p in zip(data, precisions, strict=True)]
+            every = by_weight([one.diagonal for one in found], shapes)
+            log_det = jnp.sum(jnp.stack([one.log_det for one in found]))
+            return Inverse(tuple(one.root for one in found), every, log_det)
+        return diagonal_inverse(data + P) if data.ndim == 1 else inverse(data + jnp.diag(P))
 
     def precision(self, alpha: Array) -> Array:
         """Prior precision of each weight."""
@@ -201,16 +233,22 @@ def fit_member(target: Target, u: Array, place: Any, options: Options) -> Fitted
     net = Net(target, place.value)
     alpha = _precisions(net, u)
     zero = jnp.zeros((), u.dtype)
+    still = not options.move and place.value.others.size == 0
+    # Nets that stay, with no noise to learn, have one curvature.
+    once = net.curvature(u, options.structure) if still else None
 
     def going(s: State) -> Array:
         return (s.step < options.steps) & (s.change > TOLERANCE) & (s.damping < 1e8)
 
     def advance(s: State) -> State:
-        _, J, score, information = net.derivatives(s.u)
         deviation, P = net.deviation(s.u), net.precision(s.alpha)
-        A: Any = None if options.diagonal else gauss_newton(J, information) + jnp.diag(P)
         u, damping, gain = s.u, s.damping, zero
-        if options.move:
+        if not options.move:
+            data = net.curvature(s.u, options.structure) if once is None else once
+        else:
+            _, J, score, information = net.derivatives(s.u)
+            data = gauss_newton(J, information)
+            A = data + jnp.diag(P)
             slope = jnp.einsum("nk,nkd->d", score, J) - P * deviation
             damped = inverse(A + s.damping * jnp.diag(jnp.diagonal(A)))
             step = damped.root @ (damped.root.T @ slope)
@@ -221,7 +259,7 @@ def fit_member(target: Target, u: Array, place: Any, options: Options) -> Fitted
             damping = jnp.where(better, jnp.maximum(s.damping / 5, 1e-6), s.damping * 4)
             gain = jnp.where(better, after - before, jnp.where(jnp.isfinite(after), 0.5 * slope @ step, jnp.inf))
         # Scales and noise by the curvature of the point left, which costs no second Jacobian.
-        found = diagonal_inverse(J, information, P) if options.diagonal else inverse(A)
+        found = net.inverse(s.u, data, P)
         evidence = log_evidence(net.log_likelihood(s.u), deviation, P, found.log_det)
         update = update_precisions(
             net.deviation(u), P, found.diagonal, net.base, jnp.asarray(net.place.group), net.place.groups
@@ -236,12 +274,8 @@ def fit_member(target: Target, u: Array, place: Any, options: Options) -> Fitted
     far = jnp.array(jnp.inf, u.dtype)
     start = State(u, alpha, jnp.array(1e-2, u.dtype), -far, zero, -far, far, jnp.array(0))
     s = jax.lax.while_loop(going, advance, start)
-    _, J, _, information = net.derivatives(s.u)
     P = net.precision(s.alpha)
-    if options.diagonal:
-        found = diagonal_inverse(J, information, P)
-    else:
-        found = inverse(gauss_newton(J, information) + jnp.diag(P))
+    found = net.inverse(s.u, net.curvature(s.u, options.structure) if once is None else once, P)
     evidence = log_evidence(net.log_likelihood(s.u), net.deviation(s.u), P, found.log_det)
     return Fitted(s.u, found.root, s.alpha, s.determined, evidence, s.change, s.step)
 
