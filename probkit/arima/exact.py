@@ -151,12 +151,13 @@ def _whitened(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array
 
 
 def _gappy(order: Order, y: Array, seen: Array, vector: Array) -> tuple[Array, Array, Array]:
-    f, free = _filtered(order, y, seen > 0, vector)
+    f, free = filtered(order, y, seen > 0, vector)
     v = f.v[:, 0] + f.v[:, 1:] @ free.mean
     return _or_nan(f.log_F, f.F_inverse) + free.log_det, jnp.sum(v * v * f.F_inverse), free.resolved
 
 
-def _filtered(order: Order, y: Array, seen: Array, vector: Array, length: Array | None = None) -> tuple[Filtered, Free]:
+def filtered(order: Order, y: Array, seen: Array, vector: Array, length: Array | None = None) -> tuple[Filtered, Free]:
+    """The filter over an aligned series, the coefficients in one vector; and what is missing of its start."""
     f = run_filter(y, seen, *whole(_split(vector, order), order.s), order.difference(), length)
     return f, solve_free(f, ~seen[: order.diffuse])
 
@@ -190,7 +191,7 @@ def _quadratic_jvp(order: Order, primals: tuple, tangents: tuple) -> tuple:
         if way is _complete:
             v, pull, F = jax.vjp(lambda y: _whitened(order, y, seen, vector), y, has_aux=True)
             return 2 * pull(v / F)[0]
-        f, free = _filtered(order, y, seen > 0, vector)
+        f, free = filtered(order, y, seen > 0, vector)
         return 2 * smooth(y, seen > 0, f, free).u
 
     def both(way):
@@ -234,7 +235,7 @@ def leave_one_out(y: ArrayLike, c: Coefficients, sigma: ArrayLike, order: Order)
 def _one_way(y: Array, c: Coefficients, order: Order) -> tuple[Array, Array]:
     origin = y[jnp.argmax(~jnp.isnan(y))] if order.diffuse else jnp.zeros((), y.dtype)
     filled, seen, lead = aligned(y - origin)
-    f, free = _filtered(order, filled, seen, jnp.concatenate(c))
+    f, free = filtered(order, filled, seen, jnp.concatenate(c))
     s: Smoothed = smooth(filled, seen, f, free)
     return jnp.roll(s.mean, lead) + origin, jnp.roll(s.variance, lead)
 
@@ -249,7 +250,7 @@ def last_state(y: ArrayLike, c: Coefficients, sigma: ArrayLike, order: Order) ->
     filled, seen, lead = aligned(y - origin)
     f: Filtered
     free: Free
-    f, free = _filtered(order, filled, seen, jnp.concatenate(c), y.shape[0] - lead)
+    f, free = filtered(order, filled, seen, jnp.concatenate(c), y.shape[0] - lead)
     columns = f.a[:, 1:]
     mean = f.a[:, 0] + columns @ free.mean
     # A level moves the state by what the unit roots make of a constant past.

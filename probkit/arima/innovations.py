@@ -18,6 +18,8 @@ References:
     Harvey, A. C. (1989). Forecasting, Structural Time Series Models and the Kalman Filter, ch. 3.3.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -69,15 +71,30 @@ def innovations(
     Returns:
         v and F; F is not positive, or not finite, where the process is not stationary.
     """
-    m = state_size(phi.shape[0], theta.shape[0])
-    M, phi = first_covariance(phi, theta), padded(phi, m)
-    g = shifted(M) / M[0]
+    state, phi = begin(phi, theta)
+    return lax.scan(lambda state, w: advance(state, w - state.a[0], w, phi), state, w)[1]
 
-    def step(carry, w):
-        a, g, Y, F = carry
-        v, y = w - a[0], Y[0]
-        SY, less = shifted(Y), (1 - y) * (1 + y)
-        later = (g - y * SY) / less
-        return (shifted(a) + phi * w + g * v, later, SY - y * later, F * less), (v, F)
 
-    return lax.scan(step, (jnp.zeros_like(M), g, phi + g, M[0]), w)[1]
+class Lattice(NamedTuple):
+    """Before each time: the mean of the companion state, the gain, the increment Y and the variance of the error."""
+
+    a: Float[Array, "m *lanes"]
+    g: Float[Array, "m *lanes"]
+    Y: Float[Array, "m *lanes"]
+    F: Float[Array, "*lanes"]
+
+
+def begin(phi: Float[Array, "p *lanes"], theta: Float[Array, "q *lanes"]) -> tuple[Lattice, Float[Array, "m *lanes"]]:
+    """The state before the first value, and phi at its length."""
+    M = first_covariance(phi, theta)
+    phi, g = padded(phi, M.shape[0]), shifted(M) / M[0]
+    return Lattice(jnp.zeros_like(M), g, phi + g, M[0]), phi
+
+
+def advance(now: Lattice, v: Array, w: Array, phi: Float[Array, "m *lanes"]) -> tuple[Lattice, tuple[Array, Array]]:
+    """One step with the error v of the value w; gives back v and its variance."""
+    a, g, Y, F = now
+    y, SY = Y[0], shifted(Y)
+    less = (1 - y) * (1 + y)
+    later = (g - y * SY) / less
+    return Lattice(shifted(a) + phi * w + g * v, later, SY - y * later, F * less), (v, F)

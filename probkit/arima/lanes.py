@@ -11,11 +11,11 @@ tanh of the free numbers, through Durbin and Levinson's recursion: stationary an
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from probkit.arima.exact import Coefficients, whole
 from probkit.arima.innovations import innovations
@@ -76,54 +76,70 @@ def _levinson(kappa: Float[Array, "p lanes"]) -> Float[Array, "p lanes"]:
     return phi
 
 
-@partial(jax.jit, static_argnames=("orders", "steps"))
+def in_units(
+    w: Float[Array, "time lanes"], seen: Bool[Array, "time lanes"], constant: Bool[Array, " lanes"]
+) -> tuple[Float[Array, "time lanes"], Float[Array, " lanes"], Float[Array, " lanes"]]:
+    """The series, from its mean where a lane has a constant, in units of its spread; that mean and that unit."""
+    count = jnp.sum(seen, axis=0).astype(w.dtype)
+    w = jnp.where(seen, w, 0)
+    mean = jnp.where(constant, jnp.sum(w, axis=0) / count, 0)
+    size = jnp.sqrt(jnp.sum(jnp.where(seen, w - mean, 0) ** 2, axis=0) / count)
+    unit = jnp.where(size > 0, size, 1)
+    return (w - mean) / unit, mean, unit
+
+
+@partial(jax.jit, static_argnames=("orders", "most"))
 def fit_lanes(
     w: Float[Array, "time lanes"],
     seen: Bool[Array, "time lanes"],
     mask: Bool[Array, "params lanes"],
+    start: Float[Array, "params lanes"] | None,
     orders: Orders,
-    start: Float[Array, " params"] | None = None,
-    steps: int = 60,
+    most: int | None = None,
+    steps: Int[Array, ""] | int = 60,
 ) -> Fitted:
     """Exact maximum likelihood of stationary series that begin at the first time and are complete up to their end.
 
     Args:
-        w: the (differenced) series.
+        w: the (differenced) series, fewer than 256 of them.
         seen: which values are there; once missing, missing to the end.
         mask: which coefficients a lane has, in the order ar, ma, sar, sma, constant.
+        start: free numbers to start from; None for small ones.
         orders: the largest orders.
-        start: free numbers to start all lanes from; None for small ones.
+        most: no lane has more parameters: derivatives are taken along so many directions; None for all there are.
         steps: the most evaluations of a lane.
     """
-    count = jnp.sum(seen, axis=0).astype(w.dtype)
-    w = jnp.where(seen, w, 0)
-    mean = jnp.sum(w, axis=0) / count
-    rough = jnp.where(mask[-1], mean, 0)
-    size = jnp.sqrt(jnp.sum(jnp.where(seen, w - rough, 0) ** 2, axis=0) / count)
-    unit = jnp.where(size > 0, size, 1)
-    z, own, constant = (w - rough) / unit, mask.astype(w.dtype), mask[-1]
+    z, rough, unit = in_units(w, seen, mask[-1])
+    count, own, constant = jnp.sum(seen, axis=0).astype(w.dtype), mask.astype(w.dtype), mask[-1]
+    # The parameters that a lane has stand together: direction k moves the k-th of them.
+    place = jnp.cumsum(mask, axis=0) - 1
+    most = orders.parameters if most is None else most
+    onto = jnp.where(mask[None] & (place[None] == jnp.arange(most)[:, None, None]), own[None], 0)
 
-    def whitened(x, z, seen, own, count):
+    def whitened(x: Array, z: Array, seen: Array, count: Array) -> tuple[Array, Array]:
         """Standardised errors and the mean of log F."""
-        c, shift, _ = unpack(x * own, orders)
+        c, shift, _ = unpack(x, orders)
         v, F = innovations(z - shift, *whole(c, orders.s))
         log_F = jnp.where(seen, jnp.log(F), 0)
         return jnp.where(seen, v, 0) * jnp.exp(-0.5 * log_F), jnp.sum(log_F, axis=0) / count
 
-    def residuals(x, *args):
-        e, log_det = whitened(x, *args)
-        return e * jnp.exp(0.5 * log_det)
+    def fn(x: Array, z: Array, seen: Array, count: Array, onto: Array) -> tuple[Array, Array]:
+        def residuals(x: Array) -> Array:
+            e, log_det = whitened(x, z, seen, count)
+            return e * jnp.exp(0.5 * log_det)
 
-    def fn(x, *args):
-        value, push = jax.linearize(lambda x: residuals(x, *args), x)
-        basis = jnp.broadcast_to(jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None], (x.shape[0], *x.shape))
-        return value, jax.vmap(push)(basis)
+        at = jnp.sum(onto * x[:, None], axis=0)
+        return jax.vmap(lambda along: jax.jvp(residuals, (at,), (along,)), out_axes=(None, 0))(onto)
 
     if start is None:  # small and unlike: at 0 the derivatives of ar and ma are the same up to sign
-        start = jnp.linspace(0.1, -0.1, mask.shape[0]).at[-1].set(0)
-    found = least_squares(fn, jnp.asarray(start, w.dtype)[:, None] * own, (z, seen, own, count), steps=steps)
-    c, shift, edge = unpack(found.x * own, orders)
-    _, log_det = whitened(found.x, z, seen, own, count)
+        start = jnp.linspace(0.1, -0.1, mask.shape[0]).at[-1].set(0)[:, None]
+    begin = jnp.sum(onto * jnp.asarray(start, w.dtype)[None], axis=1)
+    found = least_squares(fn, begin, (z, seen, count, onto), steps=cast(int, steps))
+    wide = lambda a: jnp.sum(onto * a[:, None], axis=0)
+    normal = jnp.einsum("jpl,jkl,kql->pql", onto, found.normal, onto)
+    found = found._replace(x=wide(found.x), gradient=wide(found.gradient), normal=normal)
+    c, shift, edge = unpack(found.x, orders)
+    _, log_det = whitened(found.x, z, seen, count)
     blown = found.cost / count * unit * unit  # the variance times the mean determinant
     value = -0.5 * count * (jnp.log(2 * jnp.pi * blown) + 1)
     level = jnp.where(constant, rough + shift * unit, 0)

@@ -6,12 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jaxtyping import Float
 from numpyro.distributions import constraints
 
-from probkit import priors
+from probkit import border, priors
+from probkit.arima import exact, polynomials
 from probkit.arima.distribution import ARIMADistribution, SARIMADistribution
 from probkit.arima.invertible_distribution import InvertibleMA
-from probkit.model import Default, Model, Param, param
+from probkit.model import Default, Model, Param, is_place, param
 from probkit.ssm.stationary_distribution import StationaryAR
 
 #: A field that was left at its default.
@@ -176,6 +178,82 @@ class ARIMA(Model):
             beta if columns else None,
             jnp.reshape(X, (length, columns)) if columns else None,
         )
+
+    def simulate(
+        self, length: int, *, key: Any, X: Any = None, draws: int | None = None
+    ) -> Float[np.ndarray, "*draws time"]:
+        """Draws of the series; values before the first are taken as 0 where there is differencing.
+
+        Args:
+            length: number of times.
+            key: a new-style key.
+            X: inputs, (time, k), where the model has ``beta``.
+            draws: number of series, an axis in front; None for one without it.
+
+        Raises:
+            ValueError: a field holds a prior (`pk.prior_predictive` draws those too).
+        """
+        law = self._whole(max(length, 1 + self.d + self.seasonal[1] * self.seasonal[3]), X)
+        return np.asarray(law.sample(border.check_key(key, "simulate"), () if draws is None else (draws,)))[
+            ..., :length
+        ]
+
+    def psi_weights(self, count: int) -> Float[np.ndarray, " count"]:
+        """The response of the series to one innovation at 0, 1, ... steps, unit roots and all; the first is 1.
+
+        Args:
+            count: how many.
+
+        Raises:
+            ValueError: a field holds a prior.
+        """
+        law = self._whole()
+        phi, theta = exact.whole(law.coefficients, law.order.s)
+        whole = np.convolve(np.r_[1.0, -np.asarray(phi, float)], law.order.difference())
+        return np.asarray(polynomials.psi_weights(-whole[1:], theta, count))
+
+    def roots(self) -> dict[str, np.ndarray]:
+        """Roots of ``ar(B) sar(B^s)`` and of ``ma(B) sma(B^s)``, ``{"ar": ..., "ma": ...}``, smallest modulus first.
+
+        All outside the unit circle: stationary once differenced, and invertible. Unit roots of differencing not listed.
+
+        Raises:
+            ValueError: a field holds a prior.
+        """
+        law = self._whole()
+        phi, theta = exact.whole(law.coefficients, law.order.s)
+        return {"ar": polynomials.roots(phi, -1), "ma": polynomials.roots(theta, 1)}
+
+    def autocovariance(self, lags: int) -> Float[np.ndarray, "lags+1"]:
+        """Autocovariances of the differenced series at lags 0 .. ``lags``; divide by the first for the ACF.
+
+        Args:
+            lags: the largest lag.
+
+        Raises:
+            ValueError: a field holds a prior; the process is not stationary.
+        """
+        law = self._whole()
+        if not bool(exact.stationary(law.coefficients)):
+            raise ValueError(f"{self._name()} is not stationary with ar={self.ar}, sar={self.sar}.")
+        phi, theta = exact.whole(law.coefficients, law.order.s)
+        return np.asarray(polynomials.autocovariance(phi, theta, lags + 1) * law.scale**2)
+
+    def _whole(self, length: int | None = None, X: Any = None) -> SARIMADistribution:
+        """The law with the numbers of the fields, also where the model has a shorter one."""
+        fields = {name: getattr(self, name) for name in ("ar", "ma", "sar", "sma", "scale", "mean", "drift", "beta")}
+        sizes = {"ar": self.p, "ma": self.q, "sar": self.seasonal[0], "sma": self.seasonal[2]}
+        open_ = [
+            n for n, held in fields.items() if is_place(held) and sizes.get(n, 1) and not (n == "beta" and X is None)
+        ]
+        if open_:
+            raise ValueError(f"{', '.join(open_)} of {self._name()} hold no numbers but priors; give them numbers.")
+        _, D, _, s = self.seasonal
+        ar, ma, sar, sma = (self._shaped(name, size) for name, size in sizes.items())
+        X = None if X is None else jnp.reshape(jnp.asarray(X, float), (length, -1))
+        beta = None if X is None else self._shaped("beta", X.shape[1])
+        parts = self.scale, length or 1 + self.d + s * D, (self.d, D, s), self.mean, self.drift, beta, X
+        return SARIMADistribution(ar, ma, sar, sma, *parts)
 
     def _shaped(self, name: str, size: int) -> Any:
         held = getattr(self, name)
