@@ -36,7 +36,7 @@ def airline(train, horizon):
     starts = np.tile([[0.5], [0.5], [0.0]], (1, size))
     found = exact_fits(w, seen, np.arange(size), masks, starts, orders, 2, float)
     ahead = futures(jnp.asarray(w), seen, found.found.x, jnp.zeros(size), jnp.zeros((horizon, 1, size)), orders)
-    out = np.asarray(ahead)[:, 0]
+    out = np.array(ahead[:, 0])
     for i, y in enumerate(train):
         level = np.concatenate([y[-13:], out[:, i]])
         for t in range(13, 13 + horizon):

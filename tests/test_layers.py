@@ -18,7 +18,7 @@ from helpers import ROOT
 
 # The upper files, and folders, of each family: they hold models, or methods, and may use the core.
 UPPER = {
-    "arima": {"auto", "model"},
+    "arima": {"auto", "gaps", "many", "model", "paths", "search"},
     "bnn": {"local", "methods", "model", "weights"},
     "ets": {"auto", "model", "priors"},
     "gp": {
@@ -31,7 +31,9 @@ UPPER = {
         "product_covariances",
         "stationary_covariances",
     },
-    "ssm": {"model", "parts", "structural"},
+    "hmm": {"model"},
+    "ssm": {"latent", "model", "parts", "structural"},
+    "var": {"model"},
 }
 FAMILIES = set(UPPER)
 USES_SSM = {"arima", "ets", "gp"}
