@@ -4,7 +4,7 @@ A model is a pytree, a prior stands where a number would go, and fitting gives t
 the priors were.
 """
 
-from probkit import arima, bnn, datasets, ets, evaluate, gp, likelihoods, ssm, vi
+from probkit import arima, bnn, datasets, ets, evaluate, gp, hmm, likelihoods, ssm, var, vi
 from probkit.active import Learning, active_learning
 from probkit.arima.auto import auto_arima
 from probkit.arima.model import ARIMA
@@ -29,6 +29,7 @@ from probkit.gp.stationary_covariances import (
     RationalQuadratic,
     SpectralMixture,
 )
+from probkit.hmm.model import HMM
 from probkit.impact import CausalImpact, causal_impact
 from probkit.infer.auto import Auto
 from probkit.infer.laplace import Laplace
@@ -48,6 +49,7 @@ from probkit.ssm.model import (
     BasicStructural,
     Cycle,
     Intervention,
+    LatentStructural,
     LocalLevel,
     LocalLinearTrend,
     Regression,
@@ -58,6 +60,7 @@ from probkit.ssm.model import (
 )
 from probkit.store import load, save
 from probkit.transformed import Transformed
+from probkit.var.model import VAR
 
 __version__ = "0.1.0"
 
@@ -66,6 +69,7 @@ __all__ = [
     "BNN",
     "ETS",
     "GP",
+    "HMM",
     "MAP",
     "MLE",
     "NUTS",
@@ -73,6 +77,7 @@ __all__ = [
     "SES",
     "SHO",
     "SVI",
+    "VAR",
     "VI",
     "ArcCosine",
     "Auto",
@@ -89,6 +94,7 @@ __all__ = [
     "Intervention",
     "LanePosterior",
     "Laplace",
+    "LatentStructural",
     "Learning",
     "Linear",
     "LocalLevel",
@@ -129,6 +135,7 @@ __all__ = [
     "fit",
     "given",
     "gp",
+    "hmm",
     "kfold",
     "likelihoods",
     "load",
@@ -138,5 +145,6 @@ __all__ = [
     "resolve",
     "save",
     "ssm",
+    "var",
     "vi",
 ]

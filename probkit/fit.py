@@ -57,6 +57,8 @@ def fit(
         ValueError: data of the wrong shape, empty, infinite or all missing; a fixed number outside its support; an
             ``init`` that does not fit.
 
+    A model with a method `fit` of its own (`pk.VAR`, of several series at once, in closed form) answers by that.
+
     A second fit of the same structure and shapes compiles nothing. A new function object (a lambda or closure made
     anew, in a plain model or in ``given``) is a new structure and compiles again.
     """
@@ -71,6 +73,10 @@ def fit(
         target, series = _model_target(model, y, X)
         method = target.model.default_method(*target.args) if method is None else method
         notes = border.data_notes(series.y)
+    elif hasattr(model, "fit") and not isinstance(model, type):
+        if X is not None or method is not None or init is not None or args or kwargs:
+            raise TypeError(f"{type(model).__name__} has a posterior in closed form: fit takes y and key alone.")
+        return model.fit(y, key=key)
     elif isinstance(model, type) and issubclass(model, Model):
         raise TypeError(f"model is the class {model.__name__}; an instance is wanted: {model.__name__}().")
     elif callable(model):

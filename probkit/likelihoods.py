@@ -190,6 +190,44 @@ class Bernoulli(Likelihood):
             raise ValueError(f"{name} holds {np.nanmax(np.asarray(y, float)):g}; Bernoulli takes classes 0 and 1.")
 
 
+class Binomial(Likelihood):
+    """``y ~ Binomial(trials, 1 / (1 + exp(-f)))``: how many of a known number.
+
+    Args:
+        trials: how many there are at each point, a whole number or (n,). Only one number for all can be forecast.
+    """
+
+    discrete: ClassVar[str] = "counts"
+    trials: Param = param(support=constraints.positive)
+
+    def law(self, f: Float[Array, "n *outputs"]) -> dist.Distribution:
+        """Binomial with logit f."""
+        return dist.BinomialLogits(_column(f), self._trials(f))
+
+    def fisher(self, f: Float[Array, "n *outputs"]) -> Float[Array, "n 1 1"]:
+        """``trials p (1 - p)``."""
+        p = jax.nn.sigmoid(_column(f))
+        return (self._trials(f) * p * (1 - p))[:, None, None]
+
+    def marginal(self, f: Float[Array, "n *outputs"], covariance: Float[Array, "n 1 1"]) -> dist.Distribution:
+        """Logit ``f / sqrt(1 + π v / 8)``, as in :class:`Bernoulli`."""
+        return dist.BinomialLogits(_column(f) / jnp.sqrt(1 + jnp.pi / 8 * covariance[:, 0, 0]), self._trials(f))
+
+    def check(self, y: Any, name: str = "y") -> None:
+        """Observations are whole numbers from 0 to ``trials``."""
+        super().check(y, name)
+        excess = np.asarray(y, float) - np.asarray(self.trials, float)
+        if np.any(excess > 0):
+            first = int(np.argmax(excess > 0))
+            raise ValueError(f"{name} holds {np.asarray(y)[first]:g} at {first}, more than its trials.")
+
+    def _trials(self, f: Array) -> Array:
+        trials = jnp.asarray(self.trials)
+        if trials.ndim and trials.shape != f.shape[:1]:
+            raise ValueError(f"trials has shape {trials.shape}, and {f.shape[:1]} points are wanted; pass one number.")
+        return trials
+
+
 class Categories(dist.CategoricalLogits):
     """Categorical whose values may be floats that hold whole numbers, as y does."""
 

@@ -269,6 +269,13 @@ class Model(eqx.Module):
         """What a report should tell of one concrete model and its data; ``fit`` asks at the best draw."""
         return ()
 
+    def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
+        """Places where a search for the mode should begin too: values of some sites, in constrained space.
+
+        The other sites begin at the median of their prior.
+        """
+        return ()
+
     def default_method(self, y: Any, X: Any) -> Any:
         """The method that ``fit`` takes where none is given; None is ``Auto()``."""
         return None

@@ -277,6 +277,10 @@ class Posterior:
         """The series with its gaps filled by joint draws; see :func:`probkit.timeseries.impute`."""
         return timeseries.impute(self, draws=draws, key=key)
 
+    def simulate(self, X: Any = None, *, draws: int = 1000, key: Any = None) -> Prediction:
+        """New series over the same times from the posterior predictive; see :func:`probkit.timeseries.simulate`."""
+        return timeseries.simulate(self, X, draws=draws, key=key)
+
     def update(self, y_new: Any, X_new: Any = None) -> "Posterior":
         """The same parameters with more data behind them; see :func:`probkit.timeseries.update`."""
         return timeseries.update(self, y_new, X_new)

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from probkit import border
 from probkit.infer.target import Target
@@ -89,14 +90,19 @@ def _each(target: Target, values: dict[str, Any], keys: Any, what: Callable) -> 
     return target.map(lambda v, key: what(bind(target.model, v), *target.args, key), values, keys)
 
 
-def _run(posterior: "Posterior", what: Callable, key: Any, draws: int | None) -> Any:
-    """Runs over all draws, or over some that are spread evenly; returns NumPy arrays, draw first."""
+def _run(posterior: "Posterior", what: Callable, key: Any, draws: int | None, again: bool = False) -> Any:
+    """Runs over all draws, or over some that are spread evenly; returns NumPy arrays, draw first.
+
+    ``again``: a draw serves several times, with other keys, where there are fewer than wanted (a point estimate).
+    """
     values = posterior._flat()
     total = int(np.prod(posterior._shape()))
     take = np.arange(total)
-    if draws is not None and draws < total:
+    if draws is not None and (draws < total or again):
         take = np.linspace(0, total - 1, draws).astype(int)
-    keys = jax.random.split(posterior.key if key is None else border.check_key(key, what.__name__), len(take))
+    keys = jax.random.split(
+        posterior.key if key is None else border.check_key(key, getattr(what, "__name__", "key")), len(take)
+    )
     return jax.device_get(_each(posterior.target, {n: v[take] for n, v in values.items()}, keys, what))
 
 
@@ -122,6 +128,10 @@ def _one_step(model: Any, y: Any, X: Any, key: Any) -> Any:
 
 def _left_out(model: Any, y: Any, X: Any, key: Any) -> Any:
     law = model.leave_one_out(y, X)
+    if not isinstance(law, dist.Normal):
+        raise TypeError(
+            f"anomalies needs normal laws of each value given the others; here they are {type(law).__name__}."
+        )
     return law.mean, jnp.sqrt(law.variance)
 
 
@@ -208,7 +218,7 @@ def anomalies(posterior: "Posterior", *, threshold: float = 3.0) -> Any:
         else determines it.
 
     Raises:
-        TypeError: the draws do not follow the posterior.
+        TypeError: the draws do not follow the posterior, or the laws are not normal.
     """
     import pandas as pd
 
@@ -236,9 +246,49 @@ def impute(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -> Pr
         TypeError: the model cannot fill gaps.
     """
     _need(posterior, "fill gaps", "impute")
-    paths = _run(posterior, _impute, key, draws)[None]
+    paths = _run(posterior, _impute, key, draws, again=True)[None]
     labels, name = posterior._labels()
     return Prediction(paths, paths, None, labels, name)
+
+
+def simulate(posterior: "Posterior", X: Any = None, *, draws: int = DRAWS, key: Any = None) -> Prediction:
+    """New series over the times of the data: what the fitted model would have given instead, for checks of the model.
+
+    Each is drawn with its own draw of the parameters. Starting states that are flat before any data (a level, a season)
+    are drawn given y; all disturbances and noise are drawn anew.
+
+    Args:
+        posterior: of a model of one series.
+        X: other inputs over the same times; those of the fit by default.
+        draws: how many series.
+        key: a new-style key; the posterior's own by default.
+
+    Raises:
+        TypeError: the model cannot be simulated.
+        ValueError: X does not have the shape of the inputs of the fit.
+    """
+    _need(posterior, "be simulated", "distribution")
+    y, X_old = posterior.target.args
+    new = border.as_inputs(X, y.shape[0], y.dtype, "X", posterior.model.input_axes)
+    if new is not None and (X_old is None or new.shape != X_old.shape):
+        wanted = "none" if X_old is None else f"shape {X_old.shape}"
+        raise ValueError(f"X has shape {new.shape}; inputs as in the fit, {wanted}, are wanted.")
+    paths = _run(posterior, jax.tree_util.Partial(_replicate, new), key, draws, again=True)[None]
+    labels, name = posterior._labels()
+    return Prediction(paths, paths, None, labels, name, (labels, np.asarray(y)))
+
+
+def _replicate(X_new: Any, model: Any, y: Any, X: Any, key: Any) -> Any:
+    X_new = X if X_new is None else X_new
+    if hasattr(model, "replicate"):
+        return model.replicate(y, X, X_new, key)
+    law = law_of(model, X_new, y.shape[0])
+    if getattr(law, "diffuse_states", 0):
+        raise TypeError(
+            f"{type(model).__name__} cannot be simulated from the start: {law.diffuse_states} of its states are flat "
+            "before any data. Use forecast."
+        )
+    return law.sample(key)
 
 
 def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior":

@@ -14,7 +14,6 @@ References:
     model.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,14 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from probkit.math.latent import Terms, gradient, masked, observed_curvature, positive_curvature
 from probkit.math.linalg import matmul, safe_cholesky, spd_solve
 
 #: Newton steps at most; eight or so are usual.
 STEPS = 60
-
-#: ``terms(phi, f, y)`` is the log density of each entry; ``curvature(phi, f, y)`` what stands for minus its second
-#: derivative, not negative.
-Terms = Callable[[Any, Array, Array], Array]
 
 
 class Approximation(NamedTuple):
@@ -48,26 +44,6 @@ class Approximation(NamedTuple):
     log_evidence: Float[Array, ""]
 
 
-def _masked(terms: Terms, phi: Any, f: Array, y: Array) -> Array:
-    """Terms of the observed entries; a missing one counts 0 and has no gradient."""
-    seen = ~jnp.isnan(y)
-    return jnp.where(seen, terms(phi, jnp.where(seen, f, 0.0), jnp.where(seen, y, jnp.nanmax(y))), 0.0)
-
-
-def gradient(terms: Terms, phi: Any, f: Array, y: Array) -> Array:
-    """Gradient of the log-likelihood in f, entry by entry."""
-    return jax.grad(lambda f: jnp.sum(_masked(terms, phi, f, y)))(f)
-
-
-def observed_curvature(terms: Terms, phi: Any, f: Array, y: Array) -> Array:
-    """Minus the second derivative of the log-likelihood in f, entry by entry."""
-    return -jax.jvp(lambda f: gradient(terms, phi, f, y), (f,), (jnp.ones_like(f),))[1]
-
-
-def _curvature(curvature: Terms, phi: Any, f: Array, y: Array) -> Array:
-    return jnp.where(jnp.isnan(y), 0.0, jnp.maximum(curvature(phi, f, y), 0.0))
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def mode(terms: Terms, curvature: Terms, phi: Any, K: Array, m: Array, y: Array) -> Array:
     """The mode of f given y by Newton's method with a line search, NaN where it fails; see :func:`approximate`."""
@@ -75,11 +51,11 @@ def mode(terms: Terms, curvature: Terms, phi: Any, K: Array, m: Array, y: Array)
     tolerance = 100.0 * float(jnp.finfo(K.dtype).eps)
 
     def objective(f: Array, a: Array) -> Array:
-        return jnp.sum(_masked(terms, phi, f, y)) - 0.5 * jnp.sum(a * (f - m))
+        return jnp.sum(masked(terms, phi, f, y)) - 0.5 * jnp.sum(a * (f - m))
 
     def newton(state: tuple) -> tuple:
         f, a, value, _, count = state
-        W = _curvature(curvature, phi, f, y)
+        W = positive_curvature(curvature, phi, f, y)
         root = jnp.sqrt(W)
         b = W * (f - m) + gradient(terms, phi, f, y)
         L, _ = safe_cholesky(jnp.eye(len(f), dtype=f.dtype) + root[:, None] * K * root[None, :])
@@ -140,10 +116,10 @@ def approximate(
         y: observations, (n,); NaN is missing.
     """
     f = mode(terms, curvature, phi, K, m, y)
-    g, W = gradient(terms, phi, f, y), _curvature(curvature, phi, f, y)
+    g, W = gradient(terms, phi, f, y), positive_curvature(curvature, phi, f, y)
     root = jnp.sqrt(jnp.where(W > 0, W, 1.0)) * (W > 0)
     B = jnp.eye(len(f), dtype=f.dtype) + root[:, None] * K * root[None, :]
-    value = jnp.sum(_masked(terms, phi, f, y)) - 0.5 * (jnp.sum(g * (f - m)) + spd_solve(B, f).log_det)
+    value = jnp.sum(masked(terms, phi, f, y)) - 0.5 * (jnp.sum(g * (f - m)) + spd_solve(B, f).log_det)
     return Approximation(f, g, W, jnp.where(jnp.isfinite(value), value, -jnp.inf))
 
 

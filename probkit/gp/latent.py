@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
@@ -15,11 +14,10 @@ from probkit.gp.covariance import with_default
 from probkit.gp.exact import condition_marginal
 from probkit.gp.stationary_covariances import Matern32
 from probkit.likelihoods import Bernoulli, Likelihood, StudentT
+from probkit.math.latent import observed_curvature
 from probkit.math.linalg import matmul, safe_cholesky
 from probkit.model import Default, Model, Param, param
-
-#: Nodes of the Gauss-Hermite rule for the law of an observation.
-NODES = 32
+from probkit.observation import Observation, observe
 
 
 def _terms(likelihood: Likelihood, f: Array, y: Array) -> Array:
@@ -27,7 +25,7 @@ def _terms(likelihood: Likelihood, f: Array, y: Array) -> Array:
 
 
 def _observed(likelihood: Likelihood, f: Array, y: Array) -> Array:
-    return laplace.observed_curvature(_terms, likelihood, f, y)
+    return observed_curvature(_terms, likelihood, f, y)
 
 
 def _expected(likelihood: Likelihood, f: Array, y: Array) -> Array:
@@ -37,59 +35,6 @@ def _expected(likelihood: Likelihood, f: Array, y: Array) -> Array:
 def _curvature(likelihood: Likelihood) -> Any:
     """Expected where the likelihood is not log-concave."""
     return _expected if isinstance(likelihood, StudentT) else _observed
-
-
-class Observation(dist.Distribution):
-    """The law of each observation whose latent value is normal: the likelihood integrated by Gauss-Hermite quadrature.
-
-    Args:
-        likelihood: a :class:`probkit.likelihoods.Likelihood` of one column.
-        f: means of the latent values, (n,).
-        variance: their variances, (n,).
-    """
-
-    support = constraints.real
-    pytree_data_fields = ("likelihood", "f", "latent_variance")
-
-    def __init__(self, likelihood: Likelihood, f: Array, variance: Array, *, validate_args: bool | None = None):
-        self.likelihood, self.f, self.latent_variance = likelihood, f, variance
-        super().__init__(f.shape, (), validate_args=validate_args)
-
-    def _nodes(self) -> tuple[Array, Array]:
-        x, w = np.polynomial.hermite_e.hermegauss(NODES)
-        f = self.f[None, :] + jnp.sqrt(self.latent_variance)[None, :] * jnp.asarray(x, self.f.dtype)[:, None]
-        return f, jnp.asarray(np.log(w / w.sum()), self.f.dtype)[:, None]
-
-    def _over(self, fn: Any) -> Array:
-        f, _ = self._nodes()
-        return jax.vmap(lambda row: fn(self.likelihood.law(row)))(f)
-
-    def log_prob(self, value: Array, intermediates: None = None) -> Array:
-        """Log probability of each entry; ``value`` is (n,)."""
-        log_weight = self._nodes()[1]
-        return jax.nn.logsumexp(self._over(lambda law: law.log_prob(value)) + log_weight, axis=0)
-
-    @property
-    def mean(self) -> Array:
-        """Mean of each observation."""
-        return jnp.sum(self._over(lambda law: law.mean) * jnp.exp(self._nodes()[1]), axis=0)
-
-    @property
-    def variance(self) -> Array:
-        """Variance of each observation."""
-        weight, means = jnp.exp(self._nodes()[1]), self._over(lambda law: law.mean)
-        within = jnp.sum(self._over(lambda law: law.variance) * weight, axis=0)
-        return within + jnp.sum((means - self.mean[None, :]) ** 2 * weight, axis=0)
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws of each observation, independent of one another given the parameters."""
-        k_f, k_y = jax.random.split(key)
-        e = jax.random.normal(k_f, (*sample_shape, *self.batch_shape), self.f.dtype)
-        f = self.f + jnp.sqrt(self.latent_variance) * e
-        flat = f.reshape(-1, *self.batch_shape)
-        draw = lambda key, row: self.likelihood.law(row).sample(key)
-        drawn = jax.vmap(draw)(jax.random.split(k_y, flat.shape[0]), flat)
-        return drawn.reshape(f.shape).astype(self.f.dtype)
 
 
 class LatentProcess(dist.Distribution):
@@ -147,9 +92,7 @@ class LatentProcess(dist.Distribution):
         k_f, k_y = jax.random.split(key)
         L, _ = safe_cholesky(self.kernel(self.X, self.X))
         e = jax.random.normal(k_f, (*sample_shape, *self.event_shape), L.dtype)
-        f = (self._mean_at(self.X) + matmul(e, L.T)).reshape(-1, *self.event_shape)
-        drawn = jax.vmap(lambda key, row: self.likelihood.law(row).sample(key))(jax.random.split(k_y, len(f)), f)
-        return drawn.reshape(e.shape).astype(L.dtype)
+        return observe(self.likelihood, k_y, self._mean_at(self.X) + matmul(e, L.T))
 
 
 def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:

@@ -14,20 +14,26 @@ from probkit.infer.batches import in_batches
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature, minimise, minimise_lanes, rounding
+from probkit.model import Model
 from probkit.report import Report, Seconds, timed
 
 
 def start_points(target: Target, key: Array, count: int, init: dict | None) -> Float[Array, "starts D"]:
     """Starts in unconstrained space: the median of 15 prior draws, the origin, prior draws; ``init`` alone if given.
 
+    Between the origin and the draws stand those that the model knows of (:meth:`probkit.Model.starts`).
     Prior draws carry the units of the data where default priors do, so the starts are free of units.
     """
     draws = jax.vmap(target.prior_draw)(jax.random.split(key, 15 + max(count - 2, 0)))
     median = jnp.median(draws[:15], axis=0)
-    if init is not None:
+    known = target.model.starts(*target.args) if isinstance(target.model, Model) else ()
+    if init is not None or known:
         values = target.evaluate(median).values
-        return target.unconstrain(lambda name, law: init.get(name, values[name]))[None]
-    return jnp.concatenate([median[None], jnp.zeros_like(median)[None], draws[15:]])[:count]
+        place = lambda held: target.unconstrain(lambda name, law: held.get(name, values[name]))[None]
+        if init is not None:
+            return place(init)
+    further = [place(held) for held in known]
+    return jnp.concatenate([median[None], jnp.zeros_like(median)[None], *further, draws[15:]])[:count]
 
 
 def find_mode(

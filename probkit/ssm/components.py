@@ -260,7 +260,7 @@ class Structure(eqx.Module):
         v: variances of those with moving directions.
         g: their directions.
         P: variance of the known part of the first state.
-        h: variance of the observation noise.
+        h: variance of the observation noise, () or (time,).
         d: intercept of y, () or (time,).
         flat_T: transition among the flat states.
         log_volume: constant to add to the log-likelihood: the flat states are scaled.
@@ -274,7 +274,7 @@ class Structure(eqx.Module):
     v: Float[Array, " b"]
     g: Float[Array, "time b m"] | None
     P: Float[Array, "m m"]
-    h: Float[Array, ""]
+    h: Array
     d: Array
     flat_T: Float[Array, "k k"]
     log_volume: Float[Array, ""]
@@ -289,7 +289,7 @@ class Structure(eqx.Module):
         if self.g is not None:
             V = V + jnp.einsum("b,tbi,tbj->tij", self.v, self.g, self.g)
         d = self.d[:, None] if self.d.ndim else self.d
-        return StateSpace(self.z[..., None, :], self.h[None, None], self.T.apply(unit), unit, V, d)
+        return StateSpace(self.z[..., None, :], self.h[..., None, None], self.T.apply(unit), unit, V, d)
 
     def start(self) -> Start:
         """The law of the first state."""
@@ -298,7 +298,7 @@ class Structure(eqx.Module):
 
 
 def assemble(blocks: Sequence[Block], h: ArrayLike, dtype: type | jnp.dtype) -> Structure:
-    """The sum of some parts, with noise of variance h."""
+    """The sum of some parts, with noise of variance h, () or (time,)."""
     sizes = [len(block.flat) for block in blocks]
     offsets = [sum(sizes[:i]) for i in range(len(sizes))]
     pairs = list(zip(blocks, offsets, strict=True))

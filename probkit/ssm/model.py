@@ -1,5 +1,6 @@
 """State-space models as pytrees with words for names."""
 
+from probkit.ssm.latent import LatentStructural
 from probkit.ssm.parts import (
     Autoregression,
     BasicStructural,
@@ -21,6 +22,7 @@ __all__ = [
     "Component",
     "Cycle",
     "Intervention",
+    "LatentStructural",
     "LocalLevel",
     "LocalLinearTrend",
     "Regression",

@@ -219,13 +219,20 @@ class Cycle(Component):
     def name(self) -> str:
         return "cycle"
 
+    def start(self, y: Any) -> dict[str, Any]:
+        """All but a fixed wave: the likelihood may have a mode at damping 1 which searches from inside do not see."""
+        damping = jnp.asarray(0.999, y.dtype)
+        return {"damping": damping, "scale": 0.3 * priors.spread(y) * jnp.sqrt(1 - damping**2)}
+
     def block(self, X: Any, times: np.ndarray, fitted: int) -> components.Block:
         return components.cycle(jnp.square(self.scale), self.period, self.damping)
 
 
 def _cycle_period(y: Any) -> dist.Distribution:
     middle = jnp.log(jnp.asarray(max(y.shape[0] / 8, 2.0), y.dtype))
-    return dist.TransformedDistribution(dist.LogNormal(middle, 1.0), transforms.AffineTransform(2.0, 1.0))
+    # The domain tells NumPyro that the support is what lies above 2: without it a period may be negative.
+    above = transforms.AffineTransform(2.0, 1.0, domain=constraints.positive)
+    return dist.TransformedDistribution(dist.LogNormal(middle, 1.0), above)
 
 
 class Autoregression(Component):
@@ -233,7 +240,7 @@ class Autoregression(Component):
 
     Args:
         order: p.
-        coefficients: phi, (p,), stationary. Default: uniform over the region of stationarity
+        coefficients: phi, (p,) or a number for one lag, stationary. Default: uniform over the region of stationarity
             (:class:`probkit.ssm.stationary_distribution.StationaryAR`).
         scale: standard deviation of w. Default: half-normal with the spread of y as its scale.
         obs_scale: standard deviation of the observation noise; default as in :class:`LocalLevel`.
@@ -245,6 +252,10 @@ class Autoregression(Component):
     )
     scale: Param = _spread()
     obs_scale: Param = _noise()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.coefficients, int | float):
+            self.coefficients = np.array([float(self.coefficients)])
 
     def __check_init__(self) -> None:
         if isinstance(self.order, bool) or not isinstance(self.order, int | np.integer) or self.order < 1:

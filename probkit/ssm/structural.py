@@ -15,6 +15,8 @@ from numpyro.distributions import constraints
 from probkit import priors
 from probkit.model import Default, Model, Param, param
 from probkit.ssm import components
+from probkit.ssm.distribution import LinearGaussian
+from probkit.ssm.statespace import Start, known_start
 from probkit.ssm.structural_distribution import StructuralDistribution
 
 
@@ -40,8 +42,17 @@ class Additive(Model):
         levels = [name for name, part in held.items() if part.has_level]
         if len(levels) > 1:
             raise ValueError(f"The parts {levels} each hold a level; a sum has at most one.")
-        quiet = {name: eqx.tree_at(_obs_scale, part, 0.0, is_leaf=_is_leaf) for name, part in held.items()}
-        return Structural(quiet, *given)
+        return Structural({name: _silent(part) for name, part in held.items()}, *given)
+
+    def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
+        """Where a search for the mode should begin too: one place from the parts that know of one."""
+        alone = isinstance(self, Component)
+        held = {
+            field if alone else f"{name}.{field}": value
+            for name, part in self.parts().items()
+            for field, value in part.start(y).items()
+        }
+        return (held,) if held else ()
 
     def distribution(self, X: Any, length: int) -> dist.Distribution:
         """The distribution of y given the parameters of all parts."""
@@ -67,22 +78,18 @@ class Additive(Model):
     def forecast(self, y: Float[Array, " n"], horizon: int, X: Any = None, X_new: Any = None) -> dist.Distribution:
         """The joint distribution of the next ``horizon`` observations, given ``y`` and the parameters."""
         n = y.shape[0]
-        both = None if X is None else jnp.concatenate([X, X_new])
-        whole = self.structure(both, n + horizon, n)
-        later = lambda x: x if x is None or x.ndim < 1 else x[n:]
-        future = eqx.tree_at(
-            lambda s: (s.z, s.g, s.d),
-            whole,
-            (whole.z[n:] if whole.z.ndim == 2 else whole.z, later(whole.g), later(whole.d)),
-            is_leaf=lambda x: x is None,
-        )
         law = StructuralDistribution(self.structure(X, n), n)
-        return law.forecast(y, horizon, future=future)
+        return law.forecast(y, horizon, future=future_of(self, n, horizon, X, X_new))
 
-    def decompose(self, y: Float[Array, " n"], X: Any, key: Array) -> dict[str, tuple[Array, Array, Array]]:
-        """What every part adds to y, and its inner states, given y: mean, standard deviation and one joint draw."""
+    def decompose(
+        self, y: Float[Array, " n"], X: Any, key: Array, law: Any = None
+    ) -> dict[str, tuple[Array, Array, Array]]:
+        """What every part adds to y, and its inner states, given y: mean, standard deviation and one joint draw.
+
+        ``law`` is the law of y where it is not that of the sum with normal noise.
+        """
         n, blocks = y.shape[0], self.blocks(X, y.shape[0])
-        law = StructuralDistribution(self.structure(X, n), n)
+        law = StructuralDistribution(self.structure(X, n), n) if law is None else law
         m, at = law.structure.q.shape[0], 0
         z = jnp.broadcast_to(law.structure.z, (n, m))
         rows: dict[str, Array] = {"signal": z}
@@ -103,6 +110,24 @@ class Additive(Model):
             for i, label in enumerate(rows)
         }
 
+    def replicate(self, y: Float[Array, " n"], X: Any, X_new: Any, key: Array) -> Float[Array, " n"]:
+        """A new series over the same times: the first state drawn given y, all that follows anew, inputs `X_new`."""
+        n, (k_start, k_path) = y.shape[0], jax.random.split(key)
+        start = self.first_state(y, X, X_new, k_start, StructuralDistribution(self.structure(X, n), n))
+        return LinearGaussian(self.structure(X_new, n).matrices(), start, n).sample(k_path)
+
+    def first_state(self, y: Float[Array, " n"], X: Any, X_new: Any, key: Array, law: Any) -> Start:
+        """A draw of the first state given y under `law`, as a known start for a series with inputs `X_new`."""
+        n, m = y.shape[0], law.structure.q.shape[0]
+        rows = jnp.zeros((n, m, m), law.structure.q.dtype).at[0].set(jnp.eye(m, dtype=law.structure.q.dtype))
+        state = law.signals(key, y, rows).draw[0]
+
+        def sizes(X: Any) -> Array:
+            held = self.blocks(X, n).values()
+            return jnp.concatenate([jnp.broadcast_to(jnp.asarray(b.size), (len(b.flat),)) for b in held])
+
+        return known_start(state * sizes(X_new) / sizes(X), jnp.zeros((m, m), state.dtype))
+
     def impute(self, y: Float[Array, " n"], X: Any, key: Array) -> Float[Array, " n"]:
         """y with one joint draw of what is missing."""
         law = StructuralDistribution(self.structure(X, y.shape[0]), y.shape[0])
@@ -112,6 +137,28 @@ class Additive(Model):
         signal = law.signals(k_signal, y, z).draw[:, 0] + s.d
         noise = jnp.sqrt(s.h) * jax.random.normal(k_noise, y.shape, y.dtype)
         return jnp.where(jnp.isnan(y), signal + noise, y)
+
+
+def future_of(model: Additive, n: int, horizon: int, X: Any, X_new: Any) -> components.Structure:
+    """The parts put together for the `horizon` times that follow the n of the data."""
+    both = None if X is None else jnp.concatenate([X, X_new])
+    whole = model.structure(both, n + horizon, n)
+    later = lambda x: x if x is None or x.ndim < 1 else x[n:]
+    return eqx.tree_at(
+        lambda s: (s.z, s.g, s.d),
+        whole,
+        (whole.z[n:] if whole.z.ndim == 2 else whole.z, later(whole.g), later(whole.d)),
+        is_leaf=lambda x: x is None,
+    )
+
+
+def quiet(model: Additive) -> dict[str, "Component"]:
+    """The parts by name, each without noise of its own."""
+    return {name: _silent(part) for name, part in model.parts().items()}
+
+
+def _silent(part: "Component") -> "Component":
+    return eqx.tree_at(_obs_scale, part, 0.0, is_leaf=_is_leaf)
 
 
 def _obs_scale(part: Any) -> Any:
@@ -149,6 +196,10 @@ class Component(Additive):
 
     def parts(self) -> dict[str, "Component"]:
         return {self.name: self}
+
+    def start(self, y: Any) -> dict[str, Any]:
+        """Values of fields that a search for the mode should begin at too."""
+        return {}
 
     def inner(self, block: components.Block) -> dict[str, Any]:
         """Linear forms of its states that a user may want beside what it adds to y, each (m,) or (time, m)."""

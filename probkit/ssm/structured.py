@@ -135,7 +135,8 @@ def spend_flat(seen: Bool[Array, " time"], s: Structure, keep: bool = False) -> 
 
     start = jnp.eye(k, dtype=dtype), jnp.eye(k, dtype=dtype), jnp.asarray(k, dtype)
     whole = n - n % CHUNK
-    carry, found = lax.scan(some, start, tuple(x[:whole].reshape(-1, CHUNK, *x.shape[1:]) for x in (seen, z)))
+    chunks = tuple(x[:whole].reshape(whole // CHUNK, CHUNK, *x.shape[1:]) for x in (seen, z))
+    carry, found = lax.scan(some, start, chunks)
     (Phi, U, left), rest = lax.scan(step, carry, (seen[whole:], z[whole:]))
     gain, size, *more = (jnp.concatenate([a.reshape(whole, *b.shape[1:]), b]) for a, b in zip(found, rest, strict=True))
     place = jnp.eye(m, dtype=dtype)[np.array(s.flat, int)]
@@ -157,17 +158,14 @@ def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent, keep: bool
 
     def step(state, now):
         a, P = state
-        z = now.get("z", s.z)
+        z, h = now.get("z", s.z), now.get("h", s.h)
         M = times(P, z)
-        F = z @ M + s.h
+        F = z @ M + h
         v = jnp.where(now["seen"], now["y"] - z @ a, 0)
         proper = now["proper"] & (F > 0)
         F_inverse = jnp.where(proper, 1 / jnp.where(proper, F, 1), 0)
         K = M * F_inverse + now["gain"]
-        P_seen = joseph(P, K, M, z, s.h)
-        P_next = s.T.moved(P_seen) + jnp.diag(s.q)
-        if s.g is not None:
-            P_next = P_next + _moving_noise(s.v, now["g"])
+        P_next = moved(s, joseph(P, K, M, z, h), now)
         return (s.T.apply(a + K * v), P_next), Errors(v, F, F_inverse, K, *((a, P) if keep else ()))
 
     last, errors = lax.scan(step, (jnp.zeros_like(s.q), s.P), {**known, "seen": seen, **moving(s)})
@@ -176,7 +174,14 @@ def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent, keep: bool
 
 def moving(s: Structure) -> dict[str, Array]:
     """What a pass reads anew at every time."""
-    return ({"z": s.z} if s.z.ndim == 2 else {}) | ({} if s.g is None else {"g": s.g})
+    each = {"z": s.z} if s.z.ndim == 2 else {}
+    return each | ({"h": s.h} if s.h.ndim else {}) | ({} if s.g is None else {"g": s.g})
+
+
+def moved(s: Structure, P: Array, now: dict[str, Array]) -> Array:
+    """The variance of the next state from that of this one, ``T P T' + V``; `now` is a row of `moving`."""
+    P = s.T.moved(P) + jnp.diag(s.q)
+    return P if s.g is None else P + _moving_noise(s.v, now["g"])
 
 
 def times(P: Array, x: Array) -> Array:
@@ -263,7 +268,8 @@ def log_density(f: Errors, spent: Spent, seen: Bool[Array, " time"]) -> Float[Ar
 
 def _as_structure(h, T, q, v, P, constants):
     (z, g), spent = constants
-    return Structure(z, T, q, v, g, P, h, jnp.zeros_like(h), jnp.zeros((0, 0), q.dtype), jnp.zeros_like(h), ()), spent
+    none = jnp.zeros((), q.dtype)
+    return Structure(z, T, q, v, g, P, h, none, jnp.zeros((0, 0), q.dtype), none, ()), spent
 
 
 @jax.custom_jvp
@@ -291,7 +297,8 @@ def _log_likelihood_jvp(primals, tangents):
         return total + jnp.vdot(jnp.where(usable, gradient, 0), direction)
 
     total = add(total, lambda: -b.u, dy)
-    total = add(total, lambda: 0.5 * jnp.sum(b.u * b.u - b.D), dh)
+    by_time = 0.5 * (b.u * b.u - b.D)
+    total = add(total, lambda: by_time if h.ndim else jnp.sum(by_time), dh)
     total = add(total, lambda: jnp.sum(b.q, axis=0), dq)
     total = add(total, lambda: jnp.sum(b.v, axis=0), dv)
     total = add(total, lambda: 0.5 * (jnp.outer(r, r) - N), dP)

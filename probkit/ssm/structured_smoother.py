@@ -46,7 +46,7 @@ def smooth_forms(key: Array, y: Float[Array, " time"], s: Structure, rows: Float
     spent = spend_flat(~missing, s, keep=True)
     f, _ = run_forward(y, s, spent, keep=True)
     mean, variance = _backward(f, spent, s, rows)
-    states, imagined = _simulate(key, s, y.shape[0])
+    states, imagined = simulate(key, s, y.shape[0])
     missed = _mean_alone(y - imagined, f, spent, s, rows)
     draw = jnp.einsum("tcm,tm->tc", rows, states) + missed
     A, _, unresolved = _kept(spent)
@@ -130,8 +130,8 @@ def _mean_alone(y: Array, f: Errors, spent: Spent, s: Structure, rows: Array) ->
     return lax.scan(back, start, known, reverse=True)[1]
 
 
-def _simulate(key: Array, s: Structure, length: int) -> tuple[Array, Array]:
-    """One draw of states and observations; flat states start at 0."""
+def simulate(key: Array, s: Structure, length: int) -> tuple[Array, Array]:
+    """One draw of states, (time, m), and observations; flat states start at 0."""
     first, shock, more, noise = jax.random.split(key, 4)
     m, dtype = s.q.shape[0], s.q.dtype
     shocks = jnp.sqrt(s.q) * jax.random.normal(shock, (length, m), dtype)

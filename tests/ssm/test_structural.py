@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from structural_reference import as_inputs, data, entries, label, model
 
 import probkit as pk
+from probkit.model import with_defaults
 from probkit.ssm import components, kalman, smoother, structured, structured_smoother
 from probkit.ssm.structural_distribution import StructuralDistribution
 
@@ -54,7 +55,9 @@ def agree(name):
         if what.startswith("variance") and name.endswith("diffuse"):
             rtol = 1e-4  # level and log petrol price are all but one for a year: both programs lose digits there
         size = np.max(np.abs(np.asarray(theirs, float)))
-        assert_allclose(ours, np.asarray(theirs, float), rtol=rtol, atol=1e-7 * size, err_msg=f"{name}: {what}")
+        # A variance of exactly 0 is what their subtractions leave of the variance of y.
+        left = 1e-15 * np.nanvar(data(entries()[name])[0]) if what.startswith("variance") else 0
+        assert_allclose(ours, np.asarray(theirs, float), rtol=rtol, atol=1e-7 * size + left, err_msg=f"{name}: {what}")
 
 
 in_double = pytest.mark.skipif(tol(0, 1) == 1, reason="figures to six digits and more are for float64")
@@ -281,6 +284,33 @@ def test_regression_forecasts_with_the_inputs_to_come():
     assert_allclose(parts["regression.coefficient_1"].mean[0], reference[1], rtol=tol(1e-6, 1e-3))
 
 
+def test_the_default_period_of_a_cycle_is_above_2():
+    prior = with_defaults(pk.Cycle(), jnp.arange(20.0)).period
+    assert dist.biject_to(prior.support)(jnp.asarray(-5.0)) > 2
+
+
+@pytest.mark.once
+def test_parts_without_a_flat_state():
+    y = np.random.default_rng(3).normal(size=40)
+    fit = pk.fit(pk.Autoregression(1, 0.5, 1.0, obs_scale=0.1), y, key=KEY)
+    assert np.isfinite(fit.components(draws=10)["autoregression"].mean).all()
+
+
+@pytest.mark.once
+def test_new_series_over_the_same_times():
+    """A steep line keeps its start and slope; other inputs take their coefficient along."""
+    x = np.random.default_rng(4).normal(size=30)
+    y = 100.0 + 5.0 * np.arange(30) + 3.0 * x
+    sum_ = pk.LocalLinearTrend(0.0, 0.0, obs_scale=1.0) + pk.Regression()
+    fit = pk.fit(sum_, y, x, key=KEY)
+    again, twice = fit.simulate(draws=200), fit.simulate(2 * x, draws=200)
+    assert_allclose(again.mean, y, atol=1.0)
+    assert_allclose(twice.mean - again.mean, 3.0 * x, atol=1.0)
+    assert 0.8 < np.median(again.std) < 1.6
+    with pytest.raises(ValueError, match="as in the fit"):
+        fit.simulate(np.ones((30, 2)))
+
+
 @pytest.mark.slow
 def test_one_value_is_a_series():
     test_ugly_series_give_finite_answers([5.0])
@@ -309,6 +339,31 @@ def test_float32_holds_its_digits():
     if tol(0, 1) == 0:
         wide = structured.log_likelihood(jnp.asarray(y / 1e3), components.assemble(parts, 1.0, jnp.float64))
         assert_allclose(value, wide, rtol=1e-3)
+
+
+@pytest.mark.slow
+@in_double
+@pytest.mark.parametrize(
+    "variances",
+    [(1e-3, 1e-6, 1e-4, 1.0), (1.0, 1e-6, 1e-6, 1e-3), (1e-6, 1e-6, 1.0, 1e-6), (1e-2, 1.0, 1e-4, 1e-6),
+     (0.0, 1e-6, 0.0, 1.0)],
+)  # fmt: skip
+def test_float32_holds_its_digits_over_ten_thousand_times(variances):
+    """13 states, variances over six orders of magnitude: the log-likelihood to 1e-3, its gradient finite."""
+    n = 10_000
+    parts = lambda p: [components.trend(p[0], p[1]), components.seasonal(p[2], 12, np.arange(n))]
+    law = StructuralDistribution(components.assemble(parts(variances), variances[3], jnp.float64), n)
+    y = law.sample(KEY) + 1e3
+
+    def both(dtype):
+        value = lambda p: StructuralDistribution(components.assemble(parts(p), p[3], dtype), n).log_prob(
+            y.astype(dtype)
+        )
+        return jax.jit(jax.value_and_grad(value))(jnp.asarray(variances, dtype))
+
+    (narrow, slope), (wide, _) = both(jnp.float32), both(jnp.float64)
+    assert_allclose(narrow, wide, rtol=1e-3)
+    assert np.isfinite(slope).all()
 
 
 def test_law_of_a_sum_in_numpyro():
@@ -342,26 +397,45 @@ def test_causal_impact_finds_a_shift():
 
 @pytest.mark.slow
 @in_double
+@pytest.mark.parametrize("name", entries())
+def test_optima(name):
+    """No optimum lies lower by more than 1e-3 than the best that is known."""
+    entry = entries()[name]
+    y, X, _ = data(entry)
+    best = pk.fit(model(entry), y, X, key=KEY, method=pk.MLE())
+    assert best.outcome.stats["log_likelihood"].item() > entry["mle"]["loglike"] - 1e-3
+
+
+@pytest.mark.slow
+@in_double
 def test_auto_and_nuts_agree_on_gas():
     y = np.log(np.loadtxt(shared("data/ts/UKgas.csv"), delimiter=",", skiprows=1, usecols=1))
     auto = pk.fit(pk.BasicStructural(4), y, key=KEY)
-    nuts = pk.fit(pk.BasicStructural(4), y, key=KEY, method=pk.NUTS(draws=2000), progress=False)
+    # Scales near 0 want short steps: at 0.8 five transitions of 8,000 diverge.
+    sampler = pk.NUTS(draws=2000, target_accept=0.95)
+    nuts = pk.fit(pk.BasicStructural(4), y, key=KEY, method=sampler, progress=False)
     assert auto.report.converged and nuts.report.converged
     for name, draws in nuts.sites.items():
         assert abs(auto.sites[name].mean() - draws.mean()) < 0.1 * draws.std()
 
 
+HALF = dist.HalfNormal(1.0)
 PROPER = {
-    "trend and season": pk.LocalLinearTrend(dist.HalfNormal(1.0), dist.HalfNormal(0.3), obs_scale=dist.HalfNormal(1.0))
+    "trend and season": pk.LocalLinearTrend(HALF, dist.HalfNormal(0.3), obs_scale=HALF)
     + pk.Seasonal(4, dist.HalfNormal(0.5)),
-    "cycle": pk.LocalLevel(0.0, obs_scale=dist.HalfNormal(1.0))
-    + pk.Cycle(8.0, dist.Beta(8.0, 2.0), dist.HalfNormal(1.0)),
-    "autoregression": pk.LocalLevel(0.0, obs_scale=0.5) + pk.Autoregression(2, scale=dist.HalfNormal(1.0)),
+    "cycle": pk.LocalLevel(0.0, obs_scale=HALF) + pk.Cycle(8.0, dist.Beta(8.0, 2.0), HALF),
+    "autoregression": pk.LocalLevel(0.0, obs_scale=0.5) + pk.Autoregression(2, scale=HALF),
+    "regression": pk.LocalLevel(0.0, obs_scale=HALF)
+    + pk.Regression(dist.Normal(0.0, 1.0).expand([1]).to_event(1), columns=(0,))
+    + pk.Regression(scale=dist.HalfNormal(0.3), columns=(1,)),
 }
 
 
 @pytest.mark.slow
+@in_double
 @pytest.mark.parametrize("name", PROPER)
 def test_calibrated(name):
-    found = pk.calibrate(PROPER[name], 60, key=KEY, replications=300)
-    assert found.p_value > 0.01
+    X = np.random.default_rng(9).normal(size=(60, 2)) if name == "regression" else None
+    method = pk.Auto(draws=400, starts=2)
+    found = pk.calibrate(PROPER[name], 60, X, key=KEY, method=method, replications=300, progress=False)
+    assert found.uniform(), found.table()

@@ -1,0 +1,71 @@
+"""The law of an observation whose latent value is normal: a likelihood integrated by quadrature."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import constraints
+
+from probkit.likelihoods import Likelihood
+
+#: Nodes of the Gauss-Hermite rule.
+NODES = 32
+
+
+class Observation(dist.Distribution):
+    """The law of each observation whose latent value is normal: the likelihood integrated by Gauss-Hermite quadrature.
+
+    Args:
+        likelihood: a :class:`probkit.likelihoods.Likelihood` of one column.
+        f: means of the latent values, (n,).
+        variance: their variances, (n,).
+    """
+
+    support = constraints.real
+    pytree_data_fields = ("likelihood", "f", "latent_variance")
+
+    def __init__(self, likelihood: Likelihood, f: Array, variance: Array, *, validate_args: bool | None = None):
+        self.likelihood, self.f, self.latent_variance = likelihood, f, variance
+        super().__init__(f.shape, (), validate_args=validate_args)
+
+    def _nodes(self) -> tuple[Array, Array]:
+        x, w = np.polynomial.hermite_e.hermegauss(NODES)
+        f = self.f[None, :] + jnp.sqrt(self.latent_variance)[None, :] * jnp.asarray(x, self.f.dtype)[:, None]
+        return f, jnp.asarray(np.log(w / w.sum()), self.f.dtype)[:, None]
+
+    def _over(self, fn: Any) -> Array:
+        f, _ = self._nodes()
+        return jax.vmap(lambda row: fn(self.likelihood.law(row)))(f)
+
+    def log_prob(self, value: Array, intermediates: None = None) -> Array:
+        """Log probability of each entry; ``value`` is (n,)."""
+        log_weight = self._nodes()[1]
+        return jax.nn.logsumexp(self._over(lambda law: law.log_prob(value)) + log_weight, axis=0)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each observation."""
+        return jnp.sum(self._over(lambda law: law.mean) * jnp.exp(self._nodes()[1]), axis=0)
+
+    @property
+    def variance(self) -> Array:
+        """Variance of each observation."""
+        weight, means = jnp.exp(self._nodes()[1]), self._over(lambda law: law.mean)
+        within = jnp.sum(self._over(lambda law: law.variance) * weight, axis=0)
+        return within + jnp.sum((means - self.mean[None, :]) ** 2 * weight, axis=0)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of each observation, independent of one another given the parameters."""
+        k_f, k_y = jax.random.split(key)
+        e = jax.random.normal(k_f, (*sample_shape, *self.batch_shape), self.f.dtype)
+        return observe(self.likelihood, k_y, self.f + jnp.sqrt(self.latent_variance) * e)
+
+
+def observe(likelihood: Likelihood, key: Array, f: Array) -> Array:
+    """A draw of every observation given latent values, (..., n), as floats."""
+    flat = f.reshape(-1, f.shape[-1])
+    draw = lambda key, row: likelihood.law(row).sample(key)
+    return jax.vmap(draw)(jax.random.split(key, flat.shape[0]), flat).reshape(f.shape).astype(f.dtype)

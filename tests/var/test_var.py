@@ -1,0 +1,134 @@
+"""Vector autoregressions: least squares and statsmodels at a flat prior, the evidence, draws, forecasts, responses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import shared, tol
+from numpy.testing import assert_allclose
+from scipy.special import multigammaln
+from scipy.stats import multivariate_t
+
+import probkit as pk
+from probkit.var import conjugate
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+A = np.array([[0.6, 0.3], [-0.2, 0.5]])
+
+
+def simulated(length=200):
+    y = np.zeros((length, 2))
+    for t in range(1, length):
+        y[t] = [1.0, -0.5] + A @ y[t - 1] + RNG.normal(size=2) @ np.array([[1.0, 0.5], [0.0, 0.8]])
+    return y
+
+
+Y = simulated()
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return pk.fit(pk.VAR(2, tightness=np.inf), Y * [1.0, 1e3] + [0.0, 1e5], key=KEY)
+
+
+def test_flat_prior_is_least_squares(flat):
+    y = np.asarray(Y * [1.0, 1e3] + [0.0, 1e5])
+    rows = [np.concatenate([y[t - 1], y[t - 2], [1.0]]) for t in range(2, len(y))]
+    expected, *_ = np.linalg.lstsq(np.array(rows), y[2:], rcond=None)
+    error = flat.B.std(0) / np.sqrt(4000)
+    assert (np.abs(flat.B.mean(0) - expected) < 5 * error).all()
+    residual = y[2:] - np.array(rows) @ expected
+    assert_allclose(flat.covariance.mean(0), residual.T @ residual / len(residual), rtol=0.1)
+    assert_allclose(flat.moduli().mean(), np.abs(np.linalg.eigvals(A)).max(), atol=0.1)
+
+
+def test_evidence_is_the_matrix_t_density():
+    """For one series the data are multivariate t; and p(Y) = p(Y_1) p(Y_2 | Y_1) by updating."""
+    y = jnp.asarray(Y[:30, :1])
+    Yt, Z = conjugate.lagged(y, 1)
+    B0, precision = conjugate.minnesota(jnp.ones(1), 1, jnp.asarray(0.3), 1.0, 0.9, 2.0)
+    whole = conjugate.posterior(Yt, Z, B0, precision, jnp.eye(1) * 1.5, jnp.asarray(4.0))
+    spread = np.eye(29) + np.asarray(Z) @ np.diag(1 / np.asarray(precision)) @ np.asarray(Z).T
+    t = multivariate_t(np.asarray(Z @ B0)[:, 0], spread * 1.5 / 4.0, df=4.0)
+    assert_allclose(whole.log_evidence, t.logpdf(np.asarray(Yt)[:, 0]), rtol=tol(1e-9, 1e-3))
+    assert multigammaln(2.0, 1) == pytest.approx(0.0)
+
+
+def test_moments_of_draws():
+    Yt, Z = conjugate.lagged(jnp.asarray(Y), 1)
+    B0, precision = conjugate.minnesota(jnp.ones(2), 1, jnp.asarray(0.2), 1.0, 1.0, 1.0)
+    law = conjugate.posterior(Yt[:40], Z[:40], B0, precision, jnp.eye(2), jnp.asarray(5.0))
+    B, L = jax.jit(jax.vmap(lambda key: conjugate.sample(key, law)))(jax.random.split(KEY, 8000))
+    Sigma = np.einsum("sij,skj->sik", L, L)
+    assert (np.triu(np.asarray(L[0]), 1) == 0).all()
+    mean = np.asarray(law.S) / (float(law.df) - 3)
+    assert_allclose(Sigma.mean(0), mean, rtol=0.05)
+    assert_allclose(B.mean(0), law.B, atol=0.02)
+    Omega = np.linalg.inv(np.asarray(law.root) @ np.asarray(law.root).T)
+    spread = np.sqrt(np.outer(np.diag(Omega), np.diag(mean)))
+    assert_allclose(B.std(0), spread, rtol=0.06)
+
+
+def test_responses_and_forecasts_of_known_parameters():
+    B = jnp.asarray(np.vstack([A.T, 0.1 * np.eye(2), [[1.0, 2.0]]]))
+    moved = conjugate.moving_average(B, 5)
+    companion = np.block([[A, 0.1 * np.eye(2)], [np.eye(2), np.zeros((2, 2))]])
+    for h in range(5):
+        assert_allclose(moved[h], np.linalg.matrix_power(companion, h)[:2, :2], rtol=tol(1e-10, 1e-5), atol=1e-7)
+    past = np.array([[1.0, 2.0], [3.0, -1.0]])
+    first = [1.0, 2.0] + A @ past[1] + 0.1 * past[0]
+    second = [1.0, 2.0] + A @ first + 0.1 * past[1]
+    assert_allclose(conjugate.path(B, jnp.asarray(past), jnp.zeros((2, 2))), [first, second], rtol=1e-6)
+
+
+def test_what_users_do(flat):
+    ahead = flat.forecast(4)
+    assert ahead.mean.shape == (2, 4) and list(ahead.lanes) == ["y1", "y2"]
+    assert_allclose(ahead.mean, ahead.draws.mean((0, 1)), atol=6 * (ahead.std / np.sqrt(4000)).max())
+    assert (np.diff(ahead.std, axis=1) > 0).all()
+    answers = flat.impulse_responses(6)
+    assert answers.mean.shape == (7, 2, 2) and (answers.draws[:, 0, 0, 1] == 0).all()
+    low, high = answers.interval(90)
+    assert (low <= answers.mean).all() and (answers.mean <= high).all()
+    assert len(answers.to_frame()) == 28 and answers.plot().shape == (2, 2)
+    shares = flat.variance_decomposition(5)
+    assert_allclose(shares.sum(-1), 1.0, rtol=1e-5)
+    assert flat.summary().shape == (10, 5)
+    frame = pd.DataFrame(Y[:60], columns=["a", "b"], index=pd.period_range("2000-01", periods=60, freq="M"))
+    mixed = pk.fit(pk.VAR(1, draws=200), frame, key=KEY)
+    assert mixed.names == ["a", "b"] and len(np.unique(mixed.tightness)) > 3 and np.isfinite(mixed.log_evidence)
+    assert str(mixed.forecast(2).labels[0]) == "2005-01"
+
+
+@pytest.mark.slow
+def test_against_statsmodels_on_the_economy():
+    """Growth of output, consumption and investment: coefficients, orthogonal responses, forecasts."""
+    from statsmodels.tsa.api import VAR
+
+    table = pd.read_csv(shared("data/ts/statsmodels_macrodata.csv"))[["realgdp", "realcons", "realinv"]]
+    y = np.log(table).diff().dropna().to_numpy()
+    theirs = VAR(y).fit(2, trend="c")
+    ours = pk.fit(pk.VAR(2, tightness=np.inf, draws=20000), y, key=KEY)
+    expected = np.vstack([theirs.params[1:], theirs.params[:1]])
+    assert (np.abs(ours.B.mean(0) - expected) < 0.05 * ours.B.std(0)).all()
+    assert_allclose(ours.B.std(0)[:-1], theirs.bse[1:], rtol=0.1)
+    assert_allclose(ours.forecast(1).mean[:, 0], theirs.forecast(y[-2:], 1)[0], atol=0.05 * y.std())
+    gap = ours.impulse_responses(5).mean - theirs.irf(5).orth_irfs
+    assert np.abs(gap).max() < 0.1 * np.abs(theirs.irf(5).orth_irfs).max()
+    fits = {p: pk.fit(pk.VAR(p, draws=100, own_lag=0.0), y, key=KEY).log_evidence for p in (1, 2)}
+    assert all(np.isfinite(v) for v in fits.values())
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="lags is 0"):
+        pk.VAR(0)
+    with pytest.raises(ValueError, match="tightness is -1"):
+        pk.VAR(1, tightness=-1)
+    with pytest.raises(ValueError, match="row 3, column 1"):
+        pk.fit(pk.VAR(1), np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 1.0), key=KEY)
+    with pytest.raises(ValueError, match="at least 5"):
+        pk.fit(pk.VAR(3), Y[:4], key=KEY)
+    with pytest.raises(ValueError, match="time, series"):
+        pk.fit(pk.VAR(1), Y[:, 0], key=KEY)
