@@ -411,8 +411,8 @@ def test_optima(name):
 def test_auto_and_nuts_agree_on_gas():
     y = np.log(np.loadtxt(shared("data/ts/UKgas.csv"), delimiter=",", skiprows=1, usecols=1))
     auto = pk.fit(pk.BasicStructural(4), y, key=KEY)
-    # Scales near 0 want short steps: at 0.8 five transitions of 8,000 diverge.
-    sampler = pk.NUTS(draws=2000, target_accept=0.95)
+    # Scales near 0 want short steps: at 0.8 five transitions of 8,000 diverge, at 0.95 one.
+    sampler = pk.NUTS(draws=2000, target_accept=0.99)
     nuts = pk.fit(pk.BasicStructural(4), y, key=KEY, method=sampler, progress=False)
     assert auto.report.converged and nuts.report.converged
     for name, draws in nuts.sites.items():
