@@ -59,9 +59,9 @@ def read_digits():
 
 
 def fit(X, y, members, key, steps=STEPS):
-    method = pk.bnn.Ensemble(members=members, steps=steps, validation=0.0, learning_rate=1e-2)
+    method = pk.bnn.Ensemble(members=members, steps=steps, batch_size=100, learning_rate=1e-2)
     return pk.fit(
-        pk.BNN(Net(jax.random.key(0)), Categorical(10), prior=3.0), y, X, key=key, method=method, progress=False
+        pk.BNN(Net(jax.random.key(0)), Categorical(10), prior=10.0), y, X, key=key, method=method, progress=False
     )
 
 

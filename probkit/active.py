@@ -52,8 +52,8 @@ def active_learning(
 ) -> Learning:
     """Label the cases of a pool that would teach a model most, a few at a time.
 
-    Data keep one length from the first fit: what is not yet labelled is NaN, so that nothing compiles twice. The methods
-    of nets, which leave such rows out, compile in every round all the same.
+    Data keep one length from the first fit: what is not yet labelled is NaN, so that nothing compiles twice. Methods of
+    nets, which leave such rows out, compile in every round all the same.
 
     Args:
         model: a probkit model that predicts at new inputs, such as :class:`probkit.BNN`.

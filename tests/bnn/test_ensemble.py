@@ -1,12 +1,16 @@
 """Ensembles: members as lanes, early stopping, batches, missing rows, what is refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import count_compilations, tol
 
 import probkit as pk
 from probkit import likelihoods as lk
+from probkit.bnn.methods.common import trainable
+from probkit.infer.target import Target
+from probkit.model import strong
 
 N = 200
 RNG = np.random.default_rng(2)
@@ -39,6 +43,18 @@ def test_prediction_splits_its_spread(posterior):
     assert prediction.draws.shape[:2] == (1, 999)
     assert np.allclose(prediction.epistemic**2 + prediction.aleatoric**2, prediction.std**2, rtol=tol(1e-8, 1e-3))
     assert prediction.epistemic[1] > 1.2 * prediction.epistemic[0]
+
+
+@pytest.mark.once
+def test_anchored_members_of_a_linear_net_by_hand():
+    dtype = jnp.result_type(float)
+    model = strong(pk.BNN(pk.mlp([]), lk.Gaussian(scale=10.0)), dtype)
+    target = trainable(Target(model, (jnp.asarray(Y, dtype), jnp.asarray(X, dtype))), "Ensemble")
+    found, _ = pk.bnn.Ensemble(members=3, steps=2000).train(target, jax.random.key(0), None, False, anchored=True)
+    Z = np.c_[(X - X.mean(0)) / X.std(0), np.ones(N)]
+    data, P = (Y.std() / 10.0) ** 2, np.diag([2.0, 2.0, 1.0])
+    right = P @ np.asarray(found.start).T + (data * Z.T @ ((Y - Y.mean()) / Y.std()))[:, None]
+    assert np.allclose(found.best, np.linalg.solve(P + data * Z.T @ Z, right).T, atol=1e-3)
 
 
 def test_a_second_fit_compiles_nothing(posterior):
@@ -76,7 +92,7 @@ def test_kfold_meets_a_mixture_of_laplaces(posterior):
     assert len(pk.compare(folds)) == 2
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_classes(classes):
     y = np.digitize(X[:, 0], np.linspace(-2, 2, classes + 1)[1:-1]).astype(float)
     likelihood = lk.Bernoulli() if classes == 2 else lk.Categorical(classes)

@@ -48,6 +48,7 @@ def test_a_linear_net_is_exact(structure, layers):
     assert np.allclose(prediction.aleatoric, 15.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_kfac_chooses_scales_and_learns():
     found = fit(pk.mlp(8), structure="kfac", training=pk.bnn.Ensemble(steps=1500))
     prediction = found.predict(NEW)
@@ -118,7 +119,7 @@ def test_diagonal_of_a_linear_net_by_hand():
     assert np.allclose(found.predict(NEW).epistemic, spread, rtol=tol(1e-6, 1e-3))
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_classes_by_probit(classes):
     y = np.digitize(X[:, 0], np.quantile(X[:, 0], np.linspace(0, 1, classes + 1)[1:-1])).astype(float)
     likelihood = lk.Bernoulli() if classes == 2 else lk.Categorical(classes)

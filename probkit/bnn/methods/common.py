@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from numpyro.distributions import biject_to
 
 from probkit.bnn.local import Dropout, Local
 from probkit.bnn.model import BNN
+from probkit.bnn.weights import WeightLaw
 from probkit.infer.method import one_chain
 from probkit.infer.target import Evaluation, Target
+from probkit.model import Given, is_place
 
 
 def trainable(target: Target, method: str) -> Target:
@@ -50,10 +53,35 @@ def is_weight(target: Target) -> Bool[np.ndarray, " D"]:
     return np.concatenate(parts)
 
 
+def weight_priors(target: Target) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
+    """Mean and scale (standard deviation times the root of the fan-in) of every weight; 0 and 1 for everything else."""
+
+    def draw(name: str, law: Any, scale: Any = None) -> Array:
+        zero = jnp.zeros(sites[name][1], target.dtype)
+        inside = name.startswith("net.")
+        means.append(jnp.ravel(law.mean if inside else zero))
+        sds.append(jnp.ravel(jnp.sqrt(law.variance) if inside else zero + 1))
+        return law.mean if inside else biject_to(law.support)(zero)
+
+    sites, means, sds = target.sites(), list[Array](), list[Array]()
+    target.execute(draw)
+    places = jax.tree_util.tree_leaves(target.model.net, is_leaf=is_place)
+    laws = [place.fn for place in places if isinstance(place, Given) and isinstance(place.fn, WeightLaw)]
+    held = is_weight(target)
+    root = np.ones(held.size)
+    root[held] = np.concatenate([np.full(int(np.prod(law.shape)), law.fan**0.5) for law in laws])
+    return jnp.concatenate(means), jnp.concatenate(sds) * jnp.asarray(root, target.dtype)
+
+
 def start_point(target: Target, key: Array, init: dict | None) -> Float[Array, " D"]:
-    """Weights drawn from their prior, everything else at the median of 15 draws; ``init`` where given."""
+    """Weights drawn from their prior, everything else at the median of 15 draws; ``init`` where given.
+
+    Weights of a prior of more than unit scale are drawn at unit scale: larger ones saturate a net before it learns.
+    """
     draws = jax.vmap(target.prior_draw)(jax.random.split(key, 15))
-    u = jnp.where(jnp.asarray(is_weight(target)), draws[0], jnp.median(draws, axis=0))
+    mean, scale = weight_priors(target)
+    weights = mean + (draws[0] - mean) / jnp.maximum(scale, 1.0)
+    u = jnp.where(jnp.asarray(is_weight(target)), weights, jnp.median(draws, axis=0))
     if init is None:
         return u
     values = target.evaluate(u).values

@@ -23,11 +23,18 @@ LEAST_HELD_OUT = 20
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble(Method):
-    """A deep ensemble: nets started from different draws of the prior, each trained to its posterior mode.
+    """A deep ensemble: nets started from different draws of the prior, each trained to a mode.
 
     All members are lanes of one compiled loop: Adam on minibatches, the step size falling along half a cosine. Rows of
     y that are missing are left out. The draws are the members, axis (draw,). They do not follow the posterior: compare
     by ``pk.kfold``.
+
+    Each member is pulled to the draw of the prior that it started from, not to 0 (``anchored``): where data are few,
+    the mode around 0 is a net that says nothing, and all members would be that one; pulled apart they differ as much as
+    the prior where there are no data.
+
+    The scale of the weights stays that of the prior: where the truth bends more, the likeliest net is a smoother one
+    with more noise. Give ``pk.BNN(net, prior=2.0)`` then, or take :class:`probkit.bnn.LaplaceGGN`, which learns it.
 
     Args:
         members: number of nets.
@@ -37,12 +44,14 @@ class Ensemble(Method):
         validation: share of rows that each member holds out, its own, for early stopping: it gives back the weights
             that predicted them best. 0, or a share of fewer than 20 rows, trains on all rows to the end.
         patience: looks at the rows held out, fifty in a training, without progress before a member stops.
+        anchored: False pulls all to the mean of the prior: each ends at a posterior mode. A single member always is.
         checkpoint: a folder in which the training keeps its state, fifty times: a run that was cut off goes on from
             there, and ends equal to the bit. Every run (key, data, options) has a file of its own, which stays.
 
     References:
         Lakshminarayanan, Pritzel and Blundell (2017), Simple and scalable predictive uncertainty estimation using deep
-        ensembles.
+        ensembles. Pearce, Leibfried and Brintrup (2020), Uncertainty in neural networks: approximately Bayesian
+        ensembling.
     """
 
     members: int = 10
@@ -51,6 +60,7 @@ class Ensemble(Method):
     learning_rate: float = 0.02
     validation: float = 0.0
     patience: int = 15
+    anchored: bool = True
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,16 +80,22 @@ class Ensemble(Method):
         """Train the members."""
         args = target.args
         target = trainable(target, type(self).__name__)
-        members, seconds = self.train(target, key, init, progress)
+        members, seconds = self.train(target, key, init, progress, anchored=self.anchored and self.members > 1)
         values, stats = draws_at(target, members.best)
         return Outcome(values, stats, self.report(members, seconds), target=Target(target.model, args))
 
     def train(
-        self, target: Target, key: Any, init: dict | None, progress: bool, dropout: float = 0.0
+        self,
+        target: Target,
+        key: Any,
+        init: dict | None,
+        progress: bool,
+        dropout: float = 0.0,
+        anchored: bool = False,
     ) -> tuple[Member, Seconds]:
-        """Train the members on a target that :func:`trainable` gave, a share of hidden units left out if asked."""
-        options = self.options(target.args[0].shape[0])._replace(dropout=dropout)
-        what = f"{dataclasses.replace(self, checkpoint=None)!r} {dropout}"
+        """Train the members on a target that :func:`trainable` gave: to their modes, unless anchored."""
+        options = self.options(target.args[0].shape[0])._replace(dropout=dropout, anchored=anchored)
+        what = f"{dataclasses.replace(self, checkpoint=None)!r} {dropout} {anchored}"
         kept = Checkpoint(self.checkpoint, what, target, key, init)
         members, seconds = timed(begin, target, jax.random.split(key, self.members), init, options)
         members = kept.resume(members)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from probkit.bnn.local import SEEDS, Dropout
-from probkit.bnn.methods.common import rows, start_point, with_local
+from probkit.bnn.methods.common import is_weight, rows, start_point, weight_priors, with_local
 from probkit.infer.target import Target
 
 #: Gradients longer than this, in nats an observation, are cut to it.
@@ -17,8 +17,9 @@ CLIP = 10.0
 
 
 class Member(NamedTuple):
-    """One net under training; ``order`` is its own shuffle of the rows, those for validation first."""
+    """One net under training: where it started, and its own shuffle of the rows, those for validation first."""
 
+    start: Float[Array, " D"]
     u: Float[Array, " D"]
     memory: Any
     key: Array
@@ -42,6 +43,7 @@ class Training(NamedTuple):
         patience: looks without progress before a member stops.
         dropout: share of hidden units left out of each update.
         constant: whether the rate stays, rather than fall along half a cosine.
+        anchored: whether the prior of the weights stands around where the member started.
         jacobian: whether the density is that of the unconstrained vector, as sampling wants it.
     """
 
@@ -53,6 +55,7 @@ class Training(NamedTuple):
     patience: int
     dropout: float = 0.0
     constant: bool = False
+    anchored: bool = False
     jacobian: bool = False
 
     def optimiser(self) -> optax.GradientTransformation:
@@ -70,7 +73,7 @@ def begin(target: Target, keys: Array, init: dict | None, options: Training) -> 
         u = start_point(target, k_start, init)
         order = jax.random.permutation(k_order, target.args[0].shape[0])
         far, zero = jnp.array(jnp.inf, u.dtype), jnp.array(0)
-        return Member(u, options.optimiser().init(u), k_train, order, u, far, zero, jnp.array(False), zero)
+        return Member(u, u, options.optimiser().init(u), k_train, order, u, far, zero, jnp.array(False), zero)
 
     return jax.vmap(one)(keys)
 
@@ -88,10 +91,12 @@ def gradient(target: Target, member: Member, u: Array, step: Array, options: Tra
         seed = jax.random.randint(k_masks, (), 0, SEEDS).astype(u.dtype)
         seen = Target(with_local(seen.model, Dropout(options.dropout, seed)), seen.args)
 
+    moved = jnp.where(jnp.asarray(is_weight(target)), member.start - weight_priors(target)[0], 0.0)
+
     def loss(u: Array) -> Array:
         e = seen.evaluate(u)
-        prior = e.log_prior + e.log_jacobian if options.jacobian else e.log_prior
-        return -e.log_likelihood / size - prior / learnt
+        prior = target.evaluate(u - moved).log_prior if options.anchored else e.log_prior
+        return -e.log_likelihood / size - (prior + (e.log_jacobian if options.jacobian else 0.0)) / learnt
 
     slope = jax.grad(loss)(u)
     return jnp.where(jnp.all(jnp.isfinite(slope)), slope, 0.0)

@@ -1,0 +1,129 @@
+"""Posteriors of one small convolutional net on scikit-learn's digits: accuracy, log loss and calibration by K-fold.
+
+    python benchmarks/digits.py --folds 5
+
+Each of the 1,797 images is predicted by a net that has not seen its fold. The temperature for a fold is fitted to the
+predictions of the other folds, so no image is scaled by itself. To reach, by each method: accuracy of at least 98.5%,
+calibration error after scaling of at most 1.0% (without the bias of its bins; 95% by bootstrap), log loss better than
+that of the single net (the difference and its standard error over images).
+"""
+
+import argparse
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import probkit as pk
+from probkit import evaluate as ev
+from probkit.likelihoods import Categorical
+
+
+class Convolution(eqx.Module):
+    """3 x 3 patches times a matrix: (h, w, c) to (h / stride, w / stride, outputs)."""
+
+    weight: jax.Array
+    bias: jax.Array
+    stride: int = eqx.field(static=True)
+
+    def __init__(self, inputs, outputs, stride, key):
+        self.weight = jax.random.normal(key, (outputs, 9 * inputs))
+        self.bias, self.stride = jnp.zeros(outputs), stride
+
+    def __call__(self, x):
+        h, w, _ = x.shape
+        padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+        shifts = [padded[i : i + h : self.stride, j : j + w : self.stride] for i in range(3) for j in range(3)]
+        return jnp.concatenate(shifts, axis=-1) @ self.weight.T + self.bias
+
+
+class Net(eqx.Module):
+    """Two convolutions and a dense layer."""
+
+    first: Convolution
+    second: Convolution
+    last: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key, 3)
+        self.first = Convolution(1, 32, 1, keys[0])
+        self.second = Convolution(32, 64, 2, keys[1])
+        self.last = eqx.nn.Linear(16 * 64, 10, key=keys[2])
+
+    def __call__(self, image):
+        x = jax.nn.relu(self.second(jax.nn.relu(self.first(image))))
+        return self.last(jnp.ravel(x))
+
+
+def methods(steps):
+    """The methods by name; all train as the single net does."""
+    nets = lambda members: pk.bnn.Ensemble(members, steps=steps, batch_size=128, learning_rate=0.005)
+    return {
+        "map": nets(1),
+        "ensemble": nets(5),
+        "laplace": pk.bnn.LaplaceGGN(members=1, structure="kfac", layers="last", training=nets(1)),
+        "swag": pk.bnn.SWAG(training=nets(1)),
+        "dropout": pk.bnn.MCDropout(rate=0.2, draws=50, training=nets(1)),
+        "sghmc": pk.bnn.SGHMC(cycles=2, draws=15, steps=500, batch_size=128, training=nets(2)),
+    }
+
+
+def read_digits():
+    """Images (n, 8, 8, 1) and labels, shuffled once."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    return images[order].reshape(-1, 8, 8, 1).astype(np.float32), labels[order].astype(np.float32)
+
+
+def scaled(p, y, fold):
+    """Probabilities of every fold at the temperature that suits the others."""
+    out = np.empty_like(p)
+    for k in np.unique(fold):
+        here = fold == k
+        out[here] = ev.temperature(ev.as_logits(p[~here]), y[~here])(ev.as_logits(p[here]))
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--done", type=int, help="stop after this many folds")
+    parser.add_argument("--steps", type=int, default=600, help="updates of a net")
+    parser.add_argument("--methods", nargs="+", default=list(methods(1)), choices=list(methods(1)))
+    parser.add_argument("--prior", type=float, default=10.0, help="scale of the weights")
+    args = parser.parse_args()
+    X, y = read_digits()
+    fold = np.arange(len(y)) % args.folds
+    model, key = pk.BNN(Net(jax.random.key(0)), Categorical(10), prior=args.prior), jax.random.key(0)
+    losses = {}
+    for name in args.methods:
+        start, p = time.perf_counter(), np.full((len(y), 10), np.nan)
+        for k in range(args.done or args.folds):
+            here = fold == k
+            method = methods(args.steps)[name]
+            posterior = pk.fit(model, y[~here], X[~here], key=jax.random.fold_in(key, k), method=method, progress=False)
+            p[here] = posterior.predict(X[here]).class_probabilities
+            print(f"  {name}, fold {k}: {posterior.report.reason} {time.perf_counter() - start:.0f} s", flush=True)
+        seen = ~np.isnan(p[:, 0])
+        p, truth = p[seen], y[seen]
+        tempered = scaled(p, truth, fold[seen]) if (args.done or args.folds) > 1 else p
+        error = lambda p, y: 100 * ev.calibration_error(p, y, debiased=True)
+        before = error(p, truth)
+        after, low, high = ev.bootstrap(error, tempered, truth, key=key, draws=300)
+        losses[name] = -np.log(np.maximum(p[np.arange(len(truth)), truth.astype(int)], 1e-300))
+        gain = losses[next(iter(losses))] - losses[name]
+        print(
+            f"{name:9s} accuracy {100 * np.mean(p.argmax(1) == truth):6.2f}%, log loss {losses[name].mean():.4f} "
+            f"({gain.mean():+.4f} ± {gain.std() / len(gain) ** 0.5:.4f} better than {next(iter(losses))}), scaled "
+            f"{ev.log_loss(tempered, truth):.4f}, ECE {before:.2f}%, scaled {after:.2f}% ({low:.2f} to {high:.2f}), "
+            f"{time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
