@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -219,13 +220,32 @@ class Cycle(Component):
     def name(self) -> str:
         return "cycle"
 
-    def start(self, y: Any) -> dict[str, Any]:
-        """All but a fixed wave: the likelihood may have a mode at damping 1 which searches from inside do not see."""
+    def starts_of(self, y: Any) -> list[dict[str, Any]]:
+        """All but a fixed wave, at the three highest peaks of the periodogram.
+
+        The likelihood may have a mode at damping 1 and one at every such peak, which others do not lead to.
+        """
         damping = jnp.asarray(0.999, y.dtype)
-        return {"damping": damping, "scale": 0.3 * priors.spread(y) * jnp.sqrt(1 - damping**2)}
+        scale = 0.3 * priors.spread(y) * jnp.sqrt(1 - damping**2)
+        return [{"period": one, "damping": damping, "scale": scale} for one in _peaks(y)]
 
     def block(self, X: Any, times: np.ndarray, fitted: int) -> components.Block:
         return components.cycle(jnp.square(self.scale), self.period, self.damping)
+
+
+def _peaks(y: Any, count: int = 3) -> list[Array]:
+    """Periods of the highest local peaks of the periodogram of y less a line, from 2 to half its length."""
+    n = y.shape[0]
+    if n < 12:
+        return []
+    t, seen = np.linspace(-1, 1, n), ~jnp.isnan(y)
+    plain = jnp.where(seen, y - priors.centre(y), 0.0)
+    plain = plain - jnp.where(seen, t, 0.0) * (jnp.sum(plain * t) / jnp.sum(jnp.where(seen, t * t, 0.0)))
+    # 4 places for each frequency that n values tell apart.
+    power = jnp.abs(jnp.fft.rfft(plain, 4 * n)) ** 2
+    peak = (power[1:-1] > power[:-2]) & (power[1:-1] > power[2:]) & (np.arange(1, 2 * n) >= 8)
+    _, places = jax.lax.top_k(jnp.where(peak, power[1:-1], -1.0), count)
+    return list((4 * n / (places + 1)).astype(y.dtype))
 
 
 def _cycle_period(y: Any) -> dist.Distribution:

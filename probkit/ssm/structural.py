@@ -45,14 +45,18 @@ class Additive(Model):
         return Structural({name: _silent(part) for name, part in held.items()}, *given)
 
     def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
-        """Where a search for the mode should begin too: one place from the parts that know of one."""
+        """Where a search for the mode should begin too: places that parts know of, the first of each together."""
         alone = isinstance(self, Component)
-        held = {
-            field if alone else f"{name}.{field}": value
-            for name, part in self.parts().items()
-            for field, value in part.start(y).items()
-        }
-        return (held,) if held else ()
+        known = {name: part.starts_of(y) for name, part in self.parts().items()}
+        count = max(map(len, known.values()), default=0)
+        return tuple(
+            {
+                field if alone else f"{name}.{field}": value
+                for name, places in known.items()
+                for field, value in (places[i] if i < len(places) else {}).items()
+            }
+            for i in range(count)
+        )
 
     def distribution(self, X: Any, length: int) -> dist.Distribution:
         """The distribution of y given the parameters of all parts."""
@@ -197,9 +201,9 @@ class Component(Additive):
     def parts(self) -> dict[str, "Component"]:
         return {self.name: self}
 
-    def start(self, y: Any) -> dict[str, Any]:
-        """Values of fields that a search for the mode should begin at too."""
-        return {}
+    def starts_of(self, y: Any) -> list[dict[str, Any]]:
+        """Values of its fields at which a search for the mode should begin too."""
+        return []
 
     def inner(self, block: components.Block) -> dict[str, Any]:
         """Linear forms of its states that a user may want beside what it adds to y, each (m,) or (time, m)."""

@@ -52,6 +52,7 @@ def test_squares():
         nonlinear.unscented(y, model, -1.0)
 
 
+@pytest.mark.once
 def test_particles_estimate_the_likelihood_without_bias(exact):
     root_P, root_Q = np.linalg.cholesky(P1), np.linalg.cholesky(Q)
     first = lambda key: A1 + root_P @ jax.random.normal(key, (2,))

@@ -23,6 +23,7 @@ def model(scale):
     return StateSpace(Z, H, T, np.eye(3), scale * Q, np.array([0.3, -0.2]), np.array([0.1, 0.0, 0.2]))
 
 
+@pytest.mark.once
 def test_equal_to_the_filter_in_turn():
     start = known_start(np.array([0.5, -0.5, 0.0]), np.eye(3))
 
