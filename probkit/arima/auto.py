@@ -135,7 +135,7 @@ def _choose(
         w[: lane.w.size, i], seen[: lane.w.size, i] = lane.w, True
     allowed = np.array([[not lane.trouble and (not c.constant or lane.d + lane.D < 2) for lane in lanes]
                         for c in candidates])  # fmt: skip
-    looked = look(w, seen, candidates, allowed, orders, stepwise, dtype)
+    looked = look(w, seen, candidates, allowed, orders, stepwise)
     masks = np.stack([c.mask(orders) for c in candidates], axis=1)
     most = max(c.parameters for c in candidates) - 1
     column, fitted = np.full(allowed.shape, -1), 0

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from probkit.arima.exact import Coefficients
-from probkit.arima.lanes import Orders, in_units, unpack
+from probkit.arima.lanes import Orders, unpack
 from probkit.math.least_squares import least_squares
 
 
@@ -83,7 +83,7 @@ def errors(
 
 @partial(jax.jit, static_argnames=("orders", "steps"))
 def fit_css(
-    w: Float[Array, "time lanes"],
+    z: Float[Array, "time lanes"],
     seen: Bool[Array, "time lanes"],
     mask: Bool[Array, "params lanes"],
     start: Float[Array, "params lanes"],
@@ -93,7 +93,7 @@ def fit_css(
     """Conditional least squares of series that begin at the first time and are complete up to their end.
 
     Args:
-        w: the (differenced) series.
+        z: the (differenced) series, of about unit spread; the free constant counts from 0.
         seen: which values are there; once missing, missing to the end.
         mask: which coefficients a lane has, as in `probkit.arima.lanes.fit_lanes`.
         start: free numbers to start from.
@@ -104,14 +104,13 @@ def fit_css(
         The free numbers, the variance of the innovations, not finite where a lane could not be fitted, and the
         coefficients.
     """
-    z, _, unit = in_units(w, seen, mask[-1])
-    own = mask.astype(w.dtype)
+    own = mask.astype(z.dtype)
     ends = [orders.p, orders.p + orders.q, orders.p + orders.q + orders.P]
     ar, _, sar, _ = jnp.split(mask[:-1], ends)
     skipped = jnp.sum(ar, axis=0) + orders.s * jnp.sum(sar, axis=0)
-    counted = seen & (jnp.arange(w.shape[0])[:, None] >= skipped)
+    counted = seen & (jnp.arange(z.shape[0])[:, None] >= skipped)
     fn = partial(errors, orders=orders)
     found = least_squares(fn, start * own, (z, counted, own), steps=steps, tolerance=1e-3)
     left = jnp.sum(counted, axis=0)
-    variance = jnp.where(left > 0, found.cost / jnp.maximum(left, 1), jnp.inf) * unit * unit
+    variance = jnp.where(left > 0, found.cost / jnp.maximum(left, 1), jnp.inf)
     return found.x, variance, unpack(found.x * own, orders)[0]

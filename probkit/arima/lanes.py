@@ -11,7 +11,7 @@ tanh of the free numbers, through Durbin and Levinson's recursion: stationary an
 """
 
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,17 +97,19 @@ def fit_lanes(
     orders: Orders,
     most: int | None = None,
     steps: Int[Array, ""] | int = 60,
+    tolerance: Float[Array, ""] | float | None = None,
 ) -> Fitted:
     """Exact maximum likelihood of stationary series that begin at the first time and are complete up to their end.
 
     Args:
-        w: the (differenced) series, fewer than 256 of them.
+        w: the (differenced) series.
         seen: which values are there; once missing, missing to the end.
         mask: which coefficients a lane has, in the order ar, ma, sar, sma, constant.
         start: free numbers to start from; None for small ones.
         orders: the largest orders.
         most: no lane has more parameters: derivatives are taken along so many directions; None for all there are.
         steps: the most evaluations of a lane.
+        tolerance: as `probkit.math.least_squares` takes it.
     """
     z, rough, unit = in_units(w, seen, mask[-1])
     count, own, constant = jnp.sum(seen, axis=0).astype(w.dtype), mask.astype(w.dtype), mask[-1]
@@ -134,7 +136,8 @@ def fit_lanes(
     if start is None:  # small and unlike: at 0 the derivatives of ar and ma are the same up to sign
         start = jnp.linspace(0.1, -0.1, mask.shape[0]).at[-1].set(0)[:, None]
     begin = jnp.sum(onto * jnp.asarray(start, w.dtype)[None], axis=1)
-    found = least_squares(fn, begin, (z, seen, count, onto), steps=cast(int, steps))
+    stops: Any = {"steps": steps, "tolerance": tolerance}
+    found = least_squares(fn, begin, (z, seen, count, onto), **stops)
     wide = lambda a: jnp.sum(onto * a[:, None], axis=0)
     normal = jnp.einsum("jpl,jkl,kql->pql", onto, found.normal, onto)
     found = found._replace(x=wide(found.x), gradient=wide(found.gradient), normal=normal)

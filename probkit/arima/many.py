@@ -1,4 +1,4 @@
-"""Any number of exact fits in compiled programs of one size: series by candidates, the unfinished gathered anew."""
+"""Any number of exact fits in a few compiled programs: pairs of a series and a candidate as lanes."""
 
 from typing import Any
 
@@ -9,19 +9,18 @@ import numpy as np
 from probkit.arima.exact import Coefficients
 from probkit.arima.lanes import Fitted, Orders, fit_lanes
 
-#: Lanes of one program call: more cost more than their share once they leave the cache.
-CHUNK = 64
-#: The same for a few lanes: two sizes, so few programs.
-LEAST = 8
-#: Evaluations before the lanes that are not done are gathered into fewer calls, again and again.
-ROUNDS = (8, 8, 16, 32)
+#: Lanes of one program call, for many and for a few: two sizes, so few programs.
+CHUNK, LEAST = 256, 16
+
+#: Evaluations of a lane where many compete: at first, and of those not done; else in all. Where its decrease ends it.
+SOME, MORE, ALL, TOLERANCE = 8, 16, 60, 1e-8
 
 
-def in_chunks(size: int, index: np.ndarray, run: Any) -> Any:
-    """``run`` on parts of ``index`` of one size, answers joined on their last axis."""
-    full = np.concatenate([index, np.repeat(index[-1:], -len(index) % size, axis=0)])
-    parts = [run(full[k : k + size]) for k in range(0, len(full), size)]
-    return jax.tree.map(lambda *each: np.concatenate(each, axis=-1)[..., : len(index)], *map(jax.device_get, parts))
+def in_chunks(size: int, count: int, run: Any) -> Any:
+    """``run(part)`` on parts of ``arange(count)`` of one size, joined on their last axis; -1 fills up the last part."""
+    index = np.concatenate([np.arange(count), np.full(-count % size, -1)])
+    parts = [run(index[k : k + size]) for k in range(0, len(index), size)]
+    return jax.tree.map(lambda *each: np.concatenate(each, axis=-1)[..., :count], *map(jax.device_get, parts))
 
 
 def largest_root(c: Coefficients, s: int) -> np.ndarray:
@@ -55,53 +54,46 @@ def exact_fits(
         orders: the largest orders.
         most: no pair has more parameters.
         dtype: of the arithmetic.
-        within: where given, pairs whose largest inverse root passes this are left where they are.
+        within: where given, pairs whose largest inverse root passes it after a few evaluations are left there.
     """
     small = orders._replace(P=min(orders.P, 1), Q=min(orders.Q, 1))
-    kept = np.concatenate(
-        [np.arange(most) < least for most, least in zip(orders[:4], small[:4], strict=True)] + [[True]]
-    )
+    kept = np.concatenate([np.arange(a) < b for a, b in zip(orders[:4], small[:4], strict=True)] + [[True]])
     few = ~masks[~kept].any(axis=0)
     parts, places = [], []
     for some, own, rows in ((few, small, kept), (~few, orders, np.ones_like(kept))):
-        if some.any():
-            index = np.flatnonzero(some)
-            part = _rounds(
-                w, seen, lane[index], masks[rows][:, index], starts[rows][:, index], own, most, dtype, within
-            )
-            parts.append(_embedded(part, rows, own, orders))
-            places.append(index)
+        index = np.flatnonzero(some)
+        if not len(index):
+            continue
+
+        data = w, seen, lane[index], masks[rows][:, index], own, min(most, own.parameters), dtype
+        part = _run(*data, starts[rows][:, index], SOME if within else ALL)
+        if within:
+            going: Any = ~part.found.converged & (largest_root(part.coefficients, own.s) < within)
+            going = np.flatnonzero(going & np.isfinite(part.found.cost))
+            if len(going):
+                data = w, seen, lane[index[going]], masks[rows][:, index[going]], *data[4:]
+                more = _run(*data, np.asarray(part.found.x[:, going]), MORE)
+                part = jax.tree.map(np.array, part)
+                jax.tree.map(lambda whole, new, at=going: whole.__setitem__((..., at), new), part, more)
+        parts.append(_embedded(part, rows, own, orders))
+        places.append(index)
     order = np.argsort(np.concatenate(places), kind="stable")
     return jax.tree.map(lambda *each: np.concatenate(each, axis=-1)[..., order], *parts)
 
 
-def _rounds(
-    w: np.ndarray, seen: np.ndarray, lane: np.ndarray, masks: np.ndarray, starts: np.ndarray, orders: Orders,
-    most: int, dtype: Any, within: float | None,
+def _run(
+    w: np.ndarray, seen: np.ndarray, lane: np.ndarray, masks: np.ndarray, orders: Orders, most: int, dtype: Any,
+    x: np.ndarray, steps: int,
 ) -> Fitted:  # fmt: skip
-    most = min(most, orders.parameters)
-    x, todo = starts.copy(), np.arange(len(lane))
-    found: Any = None
-    for steps in ROUNDS:
+    """All pairs from x, in calls of one of two sizes."""
+    tolerance = None if np.dtype(dtype) == np.float32 else np.float32(TOLERANCE)
 
-        def run(part: np.ndarray, x: np.ndarray = x, steps: int = steps) -> Any:
-            at = lane[part]
-            data = jnp.asarray(w[:, at], dtype), seen[:, at], masks[:, part], jnp.asarray(x[:, part], dtype)
-            return fit_lanes(*data, orders=orders, most=most, steps=np.int32(steps))
+    def run(part: np.ndarray) -> Any:
+        at, mask = lane[part], masks[:, part] & (part >= 0)  # nothing to do in what fills up
+        data = jnp.asarray(w[:, at], dtype), seen[:, at], mask, jnp.asarray(x[:, part], dtype)
+        return fit_lanes(*data, orders, most, np.int32(steps), tolerance)
 
-        new = in_chunks(CHUNK if len(todo) > 4 * LEAST else LEAST, todo, run)
-        if found is None:
-            found = jax.tree.map(np.array, new)
-        else:
-            jax.tree.map(lambda whole, part, todo=todo: whole.__setitem__((..., todo), part), found, new)
-        x[:, todo] = new.found.x
-        going = ~new.found.converged & np.isfinite(new.found.cost)
-        if within is not None:
-            going &= largest_root(new.coefficients, orders.s) < within
-        todo = todo[going]
-        if not len(todo):
-            break
-    return found
+    return in_chunks(CHUNK if len(lane) > 4 * LEAST else LEAST, len(lane), run)
 
 
 def _embedded(part: Fitted, rows: np.ndarray, own: Orders, orders: Orders) -> Fitted:

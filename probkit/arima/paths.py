@@ -86,14 +86,13 @@ def _differenced(
     for i in index:
         w[: lanes[i].w.size, i], seen[: lanes[i].w.size, i] = lanes[i].w, True
     sets = x.shape[1]
-    flat = np.stack([np.repeat(index, sets), np.tile(np.arange(sets), len(index))], axis=1)
 
     def run(part: np.ndarray) -> Any:
-        i, j = part.T
+        i, j = index[part // sets], part % sets
         data = (jnp.asarray(a, dtype) for a in (x[:, j, i], base[j, i], errors[:, :, j, i]))
         return futures(jnp.asarray(w[:, i], dtype), seen[:, i], *data, orders)
 
-    drawn = in_chunks(min(BATCH, len(flat)), flat, run)
+    drawn = in_chunks(min(BATCH, len(index) * sets), len(index) * sets, run)
     return np.moveaxis(drawn.reshape(*drawn.shape[:2], len(index), sets), 2, 3)
 
 

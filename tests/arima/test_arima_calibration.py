@@ -1,6 +1,7 @@
 """Simulation-based calibration of ARIMA under fixed proper priors."""
 
 import jax
+import numpy as np
 import numpyro.distributions as dist
 import pytest
 
@@ -8,8 +9,8 @@ import probkit as pk
 
 SCALE = dist.LogNormal(0.0, 0.5)
 MODELS = {
-    "ARIMA(1,1,1)": pk.ARIMA(1, 1, 1, scale=SCALE),
-    "SARIMA(0,1,1)(0,1,1)[4]": pk.ARIMA(0, 1, 1, seasonal=(0, 1, 1, 4), scale=SCALE),
+    "ARIMA(1,1,1)": pk.ARIMA(1, 1, 1, scale=SCALE, beta=np.zeros(0)),
+    "SARIMA(0,1,1)(0,1,1)[4]": pk.ARIMA(0, 1, 1, seasonal=(0, 1, 1, 4), scale=SCALE, beta=np.zeros(0)),
 }
 
 
