@@ -255,7 +255,8 @@ def simulate(posterior: "Posterior", X: Any = None, *, draws: int = DRAWS, key: 
     """New series over the times of the data: what the fitted model would have given instead, for checks of the model.
 
     Each is drawn with its own draw of the parameters. Starting states that are flat before any data (a level, a season)
-    are drawn given y; all disturbances and noise are drawn anew.
+    are drawn given y; all disturbances and noise are drawn anew. A model does that by ``replicate(y, X, X_new, key)``;
+    of one without it the law of y is sampled, if no state is flat.
 
     Args:
         posterior: of a model of one series.
