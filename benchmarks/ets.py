@@ -27,7 +27,7 @@ from probkit.ets.recursions import Form, run, simulate
 def fixed(y, period, horizon):
     """ETS(AAA): all series as lanes of one program, and the mean ahead."""
     form = fitting.program("A", "A")
-    m = fitting.masks([Form.parse("AAA")], y.shape[1])
+    m = fitting.masks([Form.parse("AAA")], fitting.phases(y, period))
     found = fitting.fit(form, y, m, period)
 
     @jax.jit

@@ -20,11 +20,12 @@ LEAST_WEIGHT = 0.01
 
 
 class _Fitted(NamedTuple):
-    """All candidates of one program: y (time, lane) as it was fitted, and fits with axes (..., candidate, lane)."""
+    """All candidates of one program: fits with axes (..., candidate, lane), and where in the season lanes begin."""
 
     program: Form
     forms: tuple[Form, ...]
     fits: Fits
+    phase: np.ndarray
 
 
 def candidates(period: int, trend: str = "A") -> tuple[str, ...]:
@@ -133,18 +134,18 @@ def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int) -> _Fi
     """Fit all series by all forms of one program, in batches of one shape."""
     lanes = y.shape[1]
     size = min(lanes, max(1, fitting.BATCH // len(forms)))
-    m = fitting.masks(list(forms), size)
     found = []
     for begin in range(0, lanes, size):
         part = y[:, jnp.arange(begin, begin + size) % lanes]  # the last batch is filled up with the first lanes
+        m = fitting.masks(list(forms), fitting.phases(part, period))
         fits = fitting.fit(program, jnp.tile(part, (1, len(forms))), m, period)
         found.append(jax.tree_util.tree_map(lambda a: np.asarray(a).reshape(*a.shape[:-1], len(forms), size), fits))
     whole = jax.tree_util.tree_map(lambda *parts: np.concatenate(parts, -1)[..., :lanes], *found)
-    return _Fitted(program, forms, whole)
+    return _Fitted(program, forms, whole, np.asarray(fitting.phases(y, period)))
 
 
 def _parameters(one: _Fitted) -> np.ndarray:
-    m = fitting.masks(list(one.forms), 1)
+    m = fitting.masks(list(one.forms), np.zeros(1, int))
     return np.asarray(fitting.used_parameters(one.program, m, one.fits.x.shape[0]))[:, None]
 
 
@@ -205,7 +206,7 @@ def _paths(
         for begin in range(0, len(lane), size):
             index = np.arange(begin, begin + size) % max(len(lane), 1)
             c, l = which[index], lane[index]
-            m = fitting.masks([one.forms[j] for j in c], 1)
+            m = fitting.masks([one.forms[j] for j in c], np.zeros(1, int))._replace(phase=one.phase[l])
             fits = Fits(*(jnp.asarray(a[..., c, l]) for a in one.fits))
             keys = jax.vmap(lambda j, i=i: jax.random.fold_in(jax.random.fold_in(key, i), j))(jnp.asarray(l))
             some = np.asarray(paths(one.program, y[:, l], m, fits, keys, horizon, draws))
@@ -229,7 +230,7 @@ def _build(fitted: tuple[_Fitted, ...], period: int, name: str, lane: int) -> ET
 
 def _model(one: _Fitted, form: Form, i: int, lane: int, period: int) -> ETS:
     f = one.fits
-    w, start = fitting.unpack(one.program, jnp.asarray(f.x[:, i, lane]), fitting.masks([form], 1))
+    w, start = fitting.unpack(one.program, jnp.asarray(f.x[:, i, [lane]]), fitting.masks([form], one.phase[[lane]]))
     unit, (alpha, beta, gamma, phi) = float(f.unit[i, lane]), (float(np.ravel(x)[0]) for x in w)
     slope = float(np.ravel(start.b)[0]) * (1.0 if form.trend == "M" else unit)
     seasons: dict[str, Any] = {}

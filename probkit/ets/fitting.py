@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from probkit.ets.recursions import LOG_2PI, Form, Run, States, Weights, run
+from probkit.ets.tangents import delayed, tangents
 from probkit.math.least_squares import LeastSquares, inverse, least_squares
 
 #: R's bounds of the smoothing parameters and of the damping.
@@ -37,11 +39,12 @@ BATCH = 128
 
 
 class Masks(NamedTuple):
-    """Which form a lane has, within one program."""
+    """Which form a lane has, within one program, and at which place of the season its first observed value stands."""
 
     multiplicative: Bool[Array, " lanes"]
     trend: Bool[Array, " lanes"]
     damped: Bool[Array, " lanes"]
+    phase: Int[Array, " lanes"]
 
 
 class Fits(NamedTuple):
@@ -49,7 +52,7 @@ class Fits(NamedTuple):
 
     Attributes:
         x: parameters: alpha, beta / alpha, gamma / (1 - alpha), phi, then level, slope and all seasons but the last, in
-            units of ``unit``.
+            units of ``unit``; the first season is that of the first observed value.
         covariance: of x, a weak prior on the first four included, so that it is finite where the data say nothing.
         unit: what y was divided by.
         cost: the sum of squares reached, in those units.
@@ -81,13 +84,19 @@ def bounds(params: int, dtype: Any) -> tuple[Float[Array, " params"], Float[Arra
     return jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)
 
 
-def masks(forms: list[Form], series: int) -> Masks:
-    """Masks of lanes that run over series first, then over forms."""
-    column = lambda flags: jnp.repeat(jnp.asarray(flags, bool), series)
+def phases(y: Float[Array, "time lanes"], period: int) -> Int[Array, " lanes"]:
+    """The place in the season of the first observed value."""
+    return jnp.argmax(~jnp.isnan(y), axis=0) % period
+
+
+def masks(forms: list[Form], phase: Int[Array, " series"]) -> Masks:
+    """Masks of lanes that run over series first, then over forms; ``phase`` of the series as in :func:`phases`."""
+    column = lambda flags: jnp.repeat(jnp.asarray(flags, bool), len(phase))
     return Masks(
         column([form.error == "M" for form in forms]),
         column([form.trend != "N" for form in forms]),
         column([form.damped for form in forms]),
+        jnp.tile(jnp.asarray(phase), len(forms)),
     )
 
 
@@ -102,7 +111,8 @@ def unpack(form: Form, x: Float[Array, "params *lanes"], m: Masks) -> tuple[Weig
         return Weights(alpha, beta, jnp.zeros_like(alpha), phi), States(x[4], slope)
     total = x.shape[0] - 5 if form.season == "M" else 0.0
     seasons = jnp.concatenate([x[6:], total - jnp.sum(x[6:], 0, keepdims=True)])
-    return Weights(alpha, beta, (1 - alpha) * x[2], phi), States(x[4], slope, seasons)
+    place = (jnp.arange(seasons.shape[0])[:, None] - m.phase) % seasons.shape[0]
+    return Weights(alpha, beta, (1 - alpha) * x[2], phi), States(x[4], slope, jnp.take_along_axis(seasons, place, 0))
 
 
 def residuals(form: Form, x: Array, y: Array, m: Masks) -> Float[Array, "time lanes"]:
@@ -146,27 +156,35 @@ def starting_point(form: Form, y: Float[Array, "time lanes"], period: int) -> Fl
         seasons = jnp.where(counts > 0, fold(apart) / jnp.maximum(counts, 1.0), none)
         seasons = jnp.maximum(seasons, 0.05) if form.season == "M" else seasons
         seasons = seasons - jnp.mean(seasons, 0) + none if form.season == "A" else seasons / jnp.mean(seasons, 0)
-        parts.append(seasons[:-1])
+        place = (jnp.arange(period)[:, None] + phases(y, period)) % period  # beginning with that of the first value
+        parts.append(jnp.take_along_axis(seasons, place, 0)[:-1])
     return jnp.concatenate(parts)
 
 
-@partial(jax.jit, static_argnames=("form", "period", "steps"))
 def fit(form: Form, y: Float[Array, "time lanes"], m: Masks, period: int, steps: int = 40) -> Fits:
     """Fit every lane.
 
     Args:
-        form: of :func:`program`; static.
+        form: of :func:`program`.
         y: the series, NaN where missing; a lane begins at its first observed value.
         m: which form each lane has.
         period: length of the season.
         steps: the most evaluations of a lane.
     """
+    seen = ~np.isnan(np.asarray(y))
+    begun, ended = np.maximum.accumulate(seen), np.maximum.accumulate(seen[::-1])[::-1]
+    return _fit(form, y, m, period, steps, whole=bool(np.all(seen | ~begun | ~ended)))
+
+
+@partial(jax.jit, static_argnames=("form", "period", "steps", "whole"))
+def _fit(form: Form, y: Array, m: Masks, period: int, steps: int, whole: bool) -> Fits:
+    """Fit every lane; ``whole`` where no value is missing between the first and the last."""
     seen = ~jnp.isnan(y)
     count = jnp.sum(seen, 0).astype(y.dtype)
     size = jnp.sum(jnp.where(seen, jnp.abs(y), 0.0), 0) / jnp.maximum(count, 1.0)
     unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
     y = y / unit
-    found = _best_of_starts(form, y, m, starting_point(form, y, period), steps)
+    found = _best_of_starts(form, y, m, starting_point(form, y, period), steps, whole)
     variance = found.cost / jnp.maximum(count - used_parameters(form, m, found.x.shape[0]) + 1, 1.0)
     covariance = _covariance(found.normal, variance)
     log_likelihood = -0.5 * count * (LOG_2PI + jnp.log(found.cost / count) + 1 + 2 * jnp.log(unit))
@@ -183,7 +201,7 @@ def fit(form: Form, y: Float[Array, "time lanes"], m: Masks, period: int, steps:
     )
 
 
-def _best_of_starts(form: Form, y: Array, m: Masks, x0: Array, steps: int) -> LeastSquares:
+def _best_of_starts(form: Form, y: Array, m: Masks, x0: Array, steps: int, whole: bool) -> LeastSquares:
     """Descents from each start, side by side as lanes; of every series the lowest."""
     starts = STARTS if form.season != "N" else STARTS + MORE_STARTS
     many, lanes = len(starts), y.shape[1]
@@ -191,12 +209,11 @@ def _best_of_starts(form: Form, y: Array, m: Masks, x0: Array, steps: int) -> Le
     shares = jnp.repeat(jnp.asarray(starts, y.dtype).T, lanes, axis=1)
     lower, upper = bounds(x0.shape[0], y.dtype)
     found = least_squares(
-        lambda x, y, m: _with_jacobian(form, x, y, m),
+        lambda x, y, m: with_jacobian(form, x, y, m, whole),
         tile(x0).at[:4].set(shares),
         (tile(y), jax.tree_util.tree_map(tile, m)),
         steps=steps,
         tolerance=1e-6 if jnp.finfo(y.dtype).eps < 1e-12 else 1e-5,
-        first=12,
         lower=lower,
         upper=upper,
     )
@@ -219,11 +236,39 @@ def used_parameters(form: Form, m: Masks, params: int) -> Array:
     return 3 + 2 * m.trend.astype(int) + m.damped + season
 
 
-def _with_jacobian(form: Form, x: Array, y: Array, m: Masks) -> tuple[Array, Array]:
-    """Residuals and their derivatives in forward mode, the recursion itself run once."""
-    r, push = jax.linearize(lambda x: residuals(form, x, y, m), x)
-    basis = jnp.eye(x.shape[0], dtype=x.dtype)
-    return r, jax.vmap(lambda e: push(jnp.broadcast_to(e[:, None], x.shape)))(basis)
+def with_jacobian(
+    form: Form, x: Float[Array, "params lanes"], y: Float[Array, "time lanes"], m: Masks, whole: bool
+) -> tuple[Float[Array, "time lanes"], Float[Array, "params time lanes"]]:
+    """Residuals as in :func:`residuals` and their derivatives; ``whole`` where no value inside a series is missing."""
+    w, start = unpack(form, x, m)
+    late = form.season == "A" and form.trend != "M" and whole  # one season's tangent, delayed, serves for all
+    basis = jnp.eye(x.shape[0], dtype=x.dtype)[: 6 if late else None]
+    push = lambda e: jax.jvp(lambda x: unpack(form, x, m), (x,), (jnp.broadcast_to(e[:, None], x.shape),))[1]
+    dw, dstart = jax.vmap(push)(basis)
+    if form.season != "N":
+        period = start.s.shape[0]
+        dstart = dstart._replace(s=jnp.moveaxis(dstart.s, 1, 0))
+    if late:
+        more = lambda a: jnp.concatenate([a, jnp.zeros_like(a[:1])])
+        first = jnp.arange(period)[:, None] == m.phase
+        seasons = jnp.concatenate([dstart.s, first[:, None].astype(x.dtype)], 1)
+        dw, dstart = Weights(*map(more, dw)), States(more(dstart.l), more(dstart.b), seasons)
+    mean, e, valid, de = tangents(form, y, w, start, dw, dstart)
+    if late:
+        seasons = jnp.where(jnp.isnan(y)[:, None], 0.0, delayed(de[:, 6], period))  # not beyond the last value
+        de = jnp.concatenate([de[:, :6], seasons[:, :-1] - seasons[:, -1:]], 1)
+    seen = ~jnp.isnan(y)
+    relative = seen & m.multiplicative
+    mean = jnp.where(relative, mean, 1.0)
+    valid = valid & jnp.all(mean > 0, 0)
+    mean = jnp.where(mean > 0, mean, 1.0)
+    count = jnp.maximum(jnp.sum(seen, 0), 1)
+    size = jnp.exp(jnp.sum(jnp.log(mean), 0) / count)
+    r = e / mean * size
+    dcentre = -jnp.sum(jnp.where(relative[:, None], de / mean[:, None], 0.0), 0) / count
+    slope = jnp.where(relative, jnp.where(seen, y, 1.0) / mean**2, 1.0) * size
+    J = de * slope[:, None] + r[:, None] * dcentre
+    return jnp.where(valid, r, jnp.nan), jnp.moveaxis(J, 1, 0)
 
 
 def _covariance(normal: Float[Array, "params params lanes"], variance: Float[Array, " lanes"]) -> Array:

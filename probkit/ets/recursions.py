@@ -120,7 +120,7 @@ def _positive(x: Array, valid: Array) -> tuple[Array, Array]:
     return jnp.where(fine, x, 1.0), valid & fine
 
 
-def _ahead(
+def ahead(
     form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array, strict: bool = True
 ) -> tuple[Array, ...]:
     """(q, what becomes of b, mu, l, s, valid): the forecast of one step, and the states made safe to divide by.
@@ -147,7 +147,7 @@ def _ahead(
     return q, b, (q + s if form.season == "A" else q), l, s, valid
 
 
-def _moved(form: Form, w: Weights, q: Array, b: Array, l: Array, s: Array, e: Array) -> tuple[Array, Array, Array]:
+def moved(form: Form, w: Weights, q: Array, b: Array, l: Array, s: Array, e: Array) -> tuple[Array, Array, Array]:
     """The states after an error."""
     u = e / s if form.season == "M" else e
     if form.trend != "N":
@@ -172,20 +172,20 @@ def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -
     begun = lax.cummax(seen.astype(jnp.int8)) > 0
     w = Weights(*(jnp.asarray(x, dtype) for x in w))
     l, b = (jnp.broadcast_to(jnp.asarray(x, dtype), lanes) for x in start[:2])
-    ring = _ring(start.s, lanes, dtype) if seasonal else l[None]
+    ring = season_ring(start.s, lanes, dtype) if seasonal else l[None]
     period = ring.shape[0]
 
     def step(carry: tuple, now: tuple[Array, ...]) -> tuple[tuple, tuple[Array, Array]]:
         l, b, ring, valid, place = carry
         value, seen, begun = now
         s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
-        q, b_next, mean, l_safe, s_safe, fine = _ahead(form, w, l, b, s, valid)
+        q, b_next, mean, l_safe, s_safe, fine = ahead(form, w, l, b, s, valid)
         e = jnp.where(seen, value - mean, 0.0)
-        moved = _moved(form, w, q, b_next, l_safe, s_safe, e)
-        l, b = (jnp.where(begun, new, old) for new, old in zip(moved[:2], (l, b), strict=True))
+        after = moved(form, w, q, b_next, l_safe, s_safe, e)
+        l, b = (jnp.where(begun, new, old) for new, old in zip(after[:2], (l, b), strict=True))
         valid = jnp.where(begun, fine, valid)
         if seasonal:
-            ring = lax.dynamic_update_index_in_dim(ring, moved[2], place, 0)
+            ring = lax.dynamic_update_index_in_dim(ring, after[2], place, 0)
             place = jnp.where(place + 1 == period, 0, place + 1)
         return (l, b, ring, valid, place), (mean, e)
 
@@ -195,7 +195,7 @@ def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -
     return Run(mean, error, seen, valid, last)
 
 
-def _ring(s: Any, lanes: tuple[int, ...], dtype: Any) -> Float[Array, "period *lanes"]:
+def season_ring(s: Any, lanes: tuple[int, ...], dtype: Any) -> Float[Array, "period *lanes"]:
     """The seasons of every lane; one set of them, (period,), serves all."""
     s = jnp.asarray(s, dtype)
     return jnp.broadcast_to(s.reshape(s.shape + (1,) * (1 + len(lanes) - s.ndim)), (s.shape[0], *lanes))
@@ -272,19 +272,19 @@ def simulate(
     lanes, seasonal = errors.shape[1:], form.season != "N"
     w = Weights(*(jnp.asarray(x, errors.dtype) for x in w))
     l, b = (jnp.broadcast_to(jnp.asarray(x, errors.dtype), lanes) for x in start[:2])
-    ring = _ring(start.s, lanes, errors.dtype) if seasonal else l[None]
+    ring = season_ring(start.s, lanes, errors.dtype) if seasonal else l[None]
     period = ring.shape[0]
     cut = jnp.asarray(True) if relative is None or form.positive else relative
 
     def step(carry: tuple, error: Array) -> tuple[tuple, Array]:
         l, b, ring, valid, place = carry
         s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
-        q, b, mean, l, s, valid = _ahead(form, w, l, b, s, valid, strict=False)
+        q, b, mean, l, s, valid = ahead(form, w, l, b, s, valid, strict=False)
         e = error * mean if form.error == "M" else error
         e = e if relative is None else jnp.where(relative, error * mean, error)
         if form.positive or relative is not None:
             e = jnp.where((mean > 0) & cut, jnp.maximum(e, -0.999 * mean), e)
-        l, b, s = _moved(form, w, q, b, l, s, e)
+        l, b, s = moved(form, w, q, b, l, s, e)
         if seasonal:
             ring = lax.dynamic_update_index_in_dim(ring, s, place, 0)
             place = jnp.where(place + 1 == period, 0, place + 1)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-#: Lanes left over after the first steps go on in batches of this share, whatever their number.
-SHARE = 4
-#: The smallest batch that is worth a second program, and the multiple of its size (so no lane falls in a remainder).
-LEAST_LANES = 64
+#: Lanes that descend side by side: enough for whole vectors, few enough for their Jacobians to stay in a cache.
+WIDTH = 64
+#: Evaluations between two looks at which lanes are done.
+BURST = 4
 #: The damping at which a descent gives up.
 MOST_DAMPING = 1e10
 
@@ -60,15 +60,15 @@ def least_squares(
     *,
     steps: int = 60,
     tolerance: float | None = None,
-    first: int = 16,
     lower: Any = None,
     upper: Any = None,
 ) -> LeastSquares:
     r"""Minimise $\sum_t r_t(x)^2$ in every lane.
 
     Each step solves $(J'J + \lambda D)\,\delta = -J'r$ with D the diagonal of J'J. A trial that is not finite, or does
-    not lower the cost, is rejected and its lane damped. After ``first`` steps the lanes not yet done go on in smaller
-    batches; when a lane moves there depends on itself alone, so lanes do not change each other's digits.
+    not lower the cost, is rejected and its lane damped. At most 64 lanes are under way at a time: every few steps those
+    that are done leave and the next come in, so that few evaluations are spent on lanes that no longer need them (the
+    slowest of a hundred takes five times the mean). A lane's digits depend on itself alone.
 
     Args:
         fn: ``fn(x, *args) -> (residuals [time, lanes], jacobian [params, time, lanes])``, lane by lane independent;
@@ -78,7 +78,6 @@ def least_squares(
         steps: the most evaluations of a lane.
         tolerance: the relative decrease of the cost at which a lane is done; by default 1e-9 in float64, 1e-5 in
             float32.
-        first: evaluations before unfinished lanes leave the batch.
         lower: bounds of the parameters, (params,), the same in every lane; a parameter that stands on a bound and is
             pushed against it is held there for that step.
         upper: the same from above.
@@ -89,28 +88,27 @@ def least_squares(
     tolerance = (1e-9 if jnp.finfo(x0.dtype).eps < 1e-12 else 1e-5) if tolerance is None else tolerance
     column = lambda bound: jnp.broadcast_to(jnp.asarray(bound, x0.dtype), x0.shape[:1])[:, None]
     bounds = column(-jnp.inf if lower is None else lower), column(jnp.inf if upper is None else upper)
-    x0, lanes = jnp.clip(x0, *bounds), x0.shape[1]
-    size = -(-lanes // SHARE // 16) * 16
+    x0 = jnp.clip(x0, *bounds)
 
-    def descend(args: Any, state: _Descent, limit: int) -> _Descent:
-        def advance(state: _Descent) -> _Descent:
-            going, new = _unfinished(state, limit), _step(fn, args, state, tolerance, bounds)
-            return jax.tree_util.tree_map(lambda a, b: jnp.where(going, a, b), new, state)
+    def descend(args: Any, state: _Descent, evaluations: int) -> _Descent:
+        def advance(now: tuple[_Descent, Array]) -> tuple[_Descent, Array]:
+            state, used = now
+            going, new = _unfinished(state, steps), _step(fn, args, state, tolerance, bounds)
+            return jax.tree_util.tree_map(lambda a, b: jnp.where(going, a, b), new, state), used + 1
 
-        return lax.while_loop(lambda s: jnp.any(_unfinished(s, limit)), advance, state)
+        more = lambda now: (now[1] < evaluations) & jnp.any(_unfinished(now[0], steps))
+        return lax.while_loop(more, advance, (state, 0))[0]
 
-    state = _begin(x0)
-    if lanes < LEAST_LANES * SHARE or first >= steps:
-        return descend(args, state, steps).best
-
-    def leftover(state: _Descent) -> _Descent:
-        index = jnp.argsort(~_unfinished(state, steps), stable=True)[:size]
+    def burst(state: _Descent) -> _Descent:
+        index = jnp.argsort(~_unfinished(state, steps), stable=True)[:WIDTH]
         take = lambda tree: jax.tree_util.tree_map(lambda a: a[..., index], tree)
-        done = descend(take(args), take(state), steps)
+        done = descend(take(args), take(state), BURST)
         return jax.tree_util.tree_map(lambda whole, part: whole.at[..., index].set(part), state, done)
 
-    state = descend(args, state, first)
-    return lax.while_loop(lambda s: jnp.any(_unfinished(s, steps)), leftover, state).best
+    state = _begin(x0)
+    if x0.shape[1] <= WIDTH:
+        return descend(args, state, steps).best
+    return lax.while_loop(lambda s: jnp.any(_unfinished(s, steps)), burst, state).best
 
 
 def _begin(x0: Array) -> _Descent:
