@@ -16,8 +16,8 @@ from probkit.arima.search import LARGEST_ROOT, Candidate, candidates_up_to, look
 from probkit.arima.unit_roots import differences_wanted, filled
 from probkit.selection import Selection, information_criterion, one_or_many
 
-#: How many of the best at the fast look are fitted exactly, for a choice and for an average.
-FEW, SEVERAL = 3, 10
+#: How many of the best at the fast look are fitted exactly: of many series; of one, and for an average.
+FEW, SEVERAL = 3, 8
 #: Akaike weights below this count as none.
 LEAST_WEIGHT = 0.01
 
@@ -46,16 +46,16 @@ def auto_arima(
     max_order: int = 5,
     d: int | None = None,
     D: int | None = None,
-    stepwise: bool = True,
+    stepwise: bool | None = None,
     average: bool = False,
 ) -> Selection:
     """Choose the orders of an ARIMA, or average over them, much as R's `auto.arima` goes about it.
 
     D is 1 where the season is strong, d by the KPSS test. Among all (p, q)(P, Q) with p + q + P + Q at most
     ``max_order``, with and without a constant (a mean, or a drift where d + D is 1), conditional least squares find the
-    promising ones, from neighbour to neighbour as Hyndman and Khandakar do; the best few are fitted by exact maximum
-    likelihood and AICc decides. Candidates with roots next to the unit circle (modulus below 1.01) are left out. All
-    series go through the same compiled programs side by side.
+    promising ones, among all or from neighbour to neighbour as Hyndman and Khandakar go; the best three (eight where
+    there is one series, or an average) are fitted by exact maximum likelihood and AICc decides. Candidates with roots
+    next to the unit circle (modulus below 1.01) are left out. All series go through the same compiled programs.
 
     Args:
         y: one series, or many of one length, (time, lane) or a list; NaN is missing, late series begin with NaN.
@@ -68,7 +68,8 @@ def auto_arima(
         max_order: the largest p + q + P + Q.
         d: the ordinary differences, if known.
         D: the seasonal differences, if known.
-        stepwise: False looks at all candidates, which takes several times as long.
+        stepwise: whether to go from neighbour to neighbour, or to look at all candidates, which takes several times as
+            long. By default many series go stepwise, one does not.
         average: whether forecasts mix the best candidates by their AICc weights; else the best alone is used.
 
     Returns:
@@ -95,7 +96,8 @@ def auto_arima(
     if not many and lanes[0].trouble:
         raise ValueError(lanes[0].trouble)
     candidates = candidates_up_to(orders, max_order)
-    choice = _choose(lanes, candidates, orders, panel, stepwise, SEVERAL if average else FEW)
+    stepwise, few = many if stepwise is None else stepwise, FEW if many and not average else SEVERAL
+    choice = _choose(lanes, candidates, orders, panel, stepwise, few)
     return _selection(choice, lanes, orders, panel, many, key, average)
 
 

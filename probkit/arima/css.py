@@ -9,13 +9,17 @@ $$\frac{\partial e_t}{\partial \phi_j} = -\Big[\frac{\Phi}{\theta \Theta} u\Big]
   \frac{\partial e_t}{\partial \Theta_j} = -\Big[\frac{e}{\Theta}\Big]_{t-js}, \quad
   \frac{\partial e_t}{\partial c} = -\Big[\frac{\phi \Phi}{\theta \Theta} 1\Big]_t.$$
 
-As in R, the first p + s P errors do not count. The exact likelihood is in `probkit.arima.lanes`.
+The first p + s P errors have larger variances; leaving them out, as R does, favours models that leave out more. Here
+they are weighed as those of an autoregression, $F_t = \prod_{k > t} (1 - \kappa_k^2)^{-1}$ and likewise by seasons,
+exact for AR(1) and seasonal AR(1): $r_t = e_t F_t^{-1/2} (\prod F)^{1/2n}$. The exact likelihood of all is in
+`probkit.arima.lanes`.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -56,7 +60,7 @@ def errors(
     x: Float[Array, "params lanes"], z: Float[Array, "time lanes"], counted: Bool[Array, "time lanes"], own: Array,
     orders: Orders,
 ) -> tuple[Float[Array, "time lanes"], Float[Array, "params time lanes"]]:  # fmt: skip
-    """The errors and their derivatives to the free numbers (`probkit.arima.lanes.unpack`)."""
+    """The weighed errors and their derivatives to the free numbers (`probkit.arima.lanes.unpack`)."""
     s = orders.s
     c, shift, _ = unpack(x * own, orders)
     basis = jnp.broadcast_to(jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None], (x.shape[0], *x.shape))
@@ -78,7 +82,23 @@ def errors(
         past = [delayed(source, (j + 1) * gap) for j in range(size)]
         columns += [-sum(slopes[first + i, j] * past[j] for j in range(size)) for i in range(size)]
     columns.append(-filtered[:, 2] * own[-1])
-    return jnp.where(counted, e, 0), jnp.where(counted, jnp.stack(columns), 0)
+    kappa, early = jnp.tanh(x * own)[:, None], jnp.asarray(_early(orders, e.shape[0])[:, :, None], e.dtype)
+    share = early - jnp.sum(jnp.where(counted, early, 0), axis=1, keepdims=True) / jnp.sum(counted, axis=0)
+    weight = jnp.exp(0.5 * jnp.sum(jnp.log1p(-kappa * kappa) * share, axis=0))
+    r, J = e * weight, jnp.stack(columns) * weight
+    return jnp.where(counted, r, 0), jnp.where(counted, J - r * kappa * share * own[:, None], 0)
+
+
+def _early(orders: Orders, length: int) -> Float[np.ndarray, "params time"]:
+    """Which partial autocorrelations, if present, have not yet come to bear on the error of a time."""
+    times = np.arange(length)
+    ends = [
+        np.arange(1, orders.p + 1),
+        np.zeros(orders.q),
+        orders.s * np.arange(1, orders.P + 1),
+        np.zeros(orders.Q + 1),
+    ]
+    return (times < np.concatenate(ends)[:, None]).astype(float)
 
 
 @partial(jax.jit, static_argnames=("orders", "steps"))
@@ -101,16 +121,10 @@ def fit_css(
         steps: the most evaluations of a lane.
 
     Returns:
-        The free numbers, the variance of the innovations, not finite where a lane could not be fitted, and the
-        coefficients.
+        The free numbers, the variance of the innovations times the mean determinant, not finite where a lane could not
+        be fitted, and the coefficients.
     """
     own = mask.astype(z.dtype)
-    ends = [orders.p, orders.p + orders.q, orders.p + orders.q + orders.P]
-    ar, _, sar, _ = jnp.split(mask[:-1], ends)
-    skipped = jnp.sum(ar, axis=0) + orders.s * jnp.sum(sar, axis=0)
-    counted = seen & (jnp.arange(z.shape[0])[:, None] >= skipped)
     fn = partial(errors, orders=orders)
-    found = least_squares(fn, start * own, (z, counted, own), steps=steps, tolerance=1e-3)
-    left = jnp.sum(counted, axis=0)
-    variance = jnp.where(left > 0, found.cost / jnp.maximum(left, 1), jnp.inf)
-    return found.x, variance, unpack(found.x * own, orders)[0]
+    found = least_squares(fn, start * own, (z, seen, own), steps=steps, tolerance=1e-3)
+    return found.x, found.cost / jnp.sum(seen, axis=0), unpack(found.x * own, orders)[0]

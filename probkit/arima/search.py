@@ -11,7 +11,9 @@ from probkit.arima.many import in_chunks, largest_root
 from probkit.selection import information_criterion
 
 #: Lanes of one program call, for many series and for a few.
-BATCH, FEW = 128, 32
+BATCH, FEW = 128, 64
+#: What a root next to the circle adds to AICc.
+PENALTY = 2.0
 #: How many of the best are looked at again from other starts.
 AGAIN = 6
 #: An inverse root larger than this is too near the unit circle, as in R's `auto.arima`.
@@ -118,7 +120,11 @@ def starts(orders: Orders) -> list[np.ndarray]:
 
 
 def _fitter(w: np.ndarray, seen: np.ndarray, masks: np.ndarray, orders: Orders) -> Any:
-    """``fit(c, i, begin)``: free numbers and variance of candidates c of lanes i; inf where a root is at the circle."""
+    """``fit(c, i, begin)``: free numbers and variance of candidates c of lanes i.
+
+    Least squares with zeros before the start like roots on the circle more than the exact likelihood does: those cost
+    something here, and the exact fit decides.
+    """
     count = np.maximum(seen.sum(axis=0), 1)
     mean = np.stack([np.zeros(w.shape[1]), np.sum(np.where(seen, w, 0), axis=0) / count])  # without, with a constant
     centred = np.where(seen, w - mean[:, None], 0)
@@ -133,8 +139,10 @@ def _fitter(w: np.ndarray, seen: np.ndarray, masks: np.ndarray, orders: Orders) 
             return fit_css(z[mask[-1].astype(int), :, lane].T, seen[:, lane], mask, start, orders)
 
         x, variance, coefficients = in_chunks(BATCH if w.shape[1] > 4 else FEW, len(c), run)
-        sound = np.isfinite(variance) & (largest_root(coefficients, orders.s) < LARGEST_ROOT)
-        return x, np.where(sound, variance, np.inf) * unit[masks[-1, c].astype(int), i] ** 2
+        sound = largest_root(coefficients, orders.s) < LARGEST_ROOT
+        penalty = np.where(sound, 1.0, np.exp(PENALTY / count[i]))
+        variance = np.where(np.isfinite(variance), variance * penalty, np.inf)
+        return np.clip(x, -2, 2), variance * unit[masks[-1, c].astype(int), i] ** 2
 
     return fit
 

@@ -11,6 +11,7 @@ from scipy.signal import lfilter
 
 from probkit.arima import css, many, search
 from probkit.arima.exact import Coefficients, whole
+from probkit.arima.innovations import innovations
 from probkit.arima.lanes import Orders, unpack
 from probkit.arima.search import Candidate
 
@@ -29,10 +30,24 @@ def everything(x, z):
 
 def test_errors_and_their_derivatives():
     (e, J), slow, (phi, theta), shift = everything(jnp.asarray(X), jnp.asarray(Z))
+    kappa = np.tanh(X)
     for lane in range(2):
         top, below = np.r_[1, -phi[:, lane]], np.r_[1, theta[:, lane]]
-        assert_allclose(e[:, lane], lfilter(top, below, Z[:, lane] - shift[lane]), rtol=tol(1e-9, 1e-3), atol=1e-4)
+        F, t = np.ones(30), np.arange(30)
+        for i, end in ((0, 1), (1, 2), (3, 4)):
+            F[t < end] /= 1 - kappa[i, lane] ** 2
+        weighed = lfilter(top, below, Z[:, lane] - shift[lane]) / np.sqrt(F) * np.exp(0.5 * np.log(F).mean())
+        assert_allclose(e[:, lane], weighed, rtol=tol(1e-9, 1e-3), atol=tol(1e-12, 1e-4))
         assert_allclose(J[:, :, lane].T, slow[:, lane, :, lane], rtol=tol(1e-9, 1e-3), atol=tol(1e-10, 1e-4))
+
+
+def test_a_seasonal_autoregression_is_exact():
+    """Its cost is that of the exact likelihood."""
+    x = jnp.zeros((6, 1)).at[3].set(0.9)
+    c, _, _ = unpack(x, ORDERS)
+    r, _ = css.errors(x, jnp.asarray(Z[:, :1]), jnp.ones((30, 1), bool), jnp.ones_like(x), ORDERS)
+    v, F = innovations(jnp.asarray(Z[:, :1]), *whole(c, 4))
+    assert_allclose(jnp.sum(r * r), jnp.sum(v * v / F) * jnp.exp(jnp.mean(jnp.log(F))), rtol=tol(1e-9, 1e-4))
 
 
 def test_roots_are_those_of_the_polynomials():
