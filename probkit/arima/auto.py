@@ -131,8 +131,8 @@ class Choice(NamedTuple):
 def _choose(
     lanes: list[Lane], candidates: list[Candidate], orders: Orders, panel: border.Panel, stepwise: bool, few: int
 ) -> Choice:
-    dtype, longest = panel.y.dtype, max(lane.w.size for lane in lanes)
-    w, seen = np.zeros((longest, len(lanes))), np.zeros((longest, len(lanes)), bool)
+    dtype, length = panel.y.dtype, panel.y.shape[0]  # not that of the longest differences: one lane would change others
+    w, seen = np.zeros((length, len(lanes))), np.zeros((length, len(lanes)), bool)
     for i, lane in enumerate(lanes):
         w[: lane.w.size, i], seen[: lane.w.size, i] = lane.w, True
     allowed = np.array([[not lane.trouble and (not c.constant or lane.d + lane.D < 2) for lane in lanes]

@@ -9,11 +9,12 @@ import numpy as np
 from probkit.arima.exact import Coefficients
 from probkit.arima.lanes import Fitted, Orders, fit_lanes
 
-#: Lanes of one program call, for many and for a few: two sizes, so few programs.
-CHUNK, LEAST = 256, 16
-
-#: Evaluations of a lane where many compete: at first, and of those not done; else in all. Where its decrease ends it.
-SOME, MORE, ALL, TOLERANCE = 8, 16, 60, 1e-8
+#: Lanes of one program call.
+CHUNK = 32
+#: Evaluations of a lane at first; then of those not done, gathered anew: where some may be given up, or in all.
+SOME, MORE, ALL = 8, 16, 60
+#: The relative decrease of the cost that ends a descent in float64.
+TOLERANCE = 1e-8
 
 
 def in_chunks(size: int, count: int, run: Any) -> Any:
@@ -66,15 +67,16 @@ def exact_fits(
             continue
 
         data = w, seen, lane[index], masks[rows][:, index], own, min(most, own.parameters), dtype
-        part = _run(*data, starts[rows][:, index], SOME if within else ALL)
+        part = _run(*data, starts[rows][:, index], SOME)
+        going: Any = ~part.found.converged & np.isfinite(part.found.cost)
         if within:
-            going: Any = ~part.found.converged & (largest_root(part.coefficients, own.s) < within)
-            going = np.flatnonzero(going & np.isfinite(part.found.cost))
-            if len(going):
-                data = w, seen, lane[index[going]], masks[rows][:, index[going]], *data[4:]
-                more = _run(*data, np.asarray(part.found.x[:, going]), MORE)
-                part = jax.tree.map(np.array, part)
-                jax.tree.map(lambda whole, new, at=going: whole.__setitem__((..., at), new), part, more)
+            going = going & (largest_root(part.coefficients, own.s) < within)
+        going = np.flatnonzero(going)
+        if len(going):
+            data = w, seen, lane[index[going]], masks[rows][:, index[going]], *data[4:]
+            more = _run(*data, np.asarray(part.found.x[:, going]), MORE if within else ALL)
+            part = jax.tree.map(np.array, part)
+            jax.tree.map(lambda whole, new, at=going: whole.__setitem__((..., at), new), part, more)
         parts.append(_embedded(part, rows, own, orders))
         places.append(index)
     order = np.argsort(np.concatenate(places), kind="stable")
@@ -85,7 +87,7 @@ def _run(
     w: np.ndarray, seen: np.ndarray, lane: np.ndarray, masks: np.ndarray, orders: Orders, most: int, dtype: Any,
     x: np.ndarray, steps: int,
 ) -> Fitted:  # fmt: skip
-    """All pairs from x, in calls of one of two sizes."""
+    """All pairs from x."""
     tolerance = None if np.dtype(dtype) == np.float32 else np.float32(TOLERANCE)
 
     def run(part: np.ndarray) -> Any:
@@ -93,7 +95,7 @@ def _run(
         data = jnp.asarray(w[:, at], dtype), seen[:, at], mask, jnp.asarray(x[:, part], dtype)
         return fit_lanes(*data, orders, most, np.int32(steps), tolerance)
 
-    return in_chunks(CHUNK if len(lane) > 4 * LEAST else LEAST, len(lane), run)
+    return in_chunks(CHUNK, len(lane), run)
 
 
 def _embedded(part: Fitted, rows: np.ndarray, own: Orders, orders: Orders) -> Fitted:

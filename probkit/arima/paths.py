@@ -53,7 +53,8 @@ def draw_paths(
     x[-1] = 0
     late = np.array([y.shape[0] - lane.end for lane in lanes])
     steps = horizon + int(late[usable].max())
-    errors = np.asarray(jax.random.normal(k_path, (steps, repeats, sets, len(lanes))), float) * sigma
+    each = (jax.random.normal(jax.random.fold_in(k_path, t), sigma.shape) for t in range(steps))
+    errors = np.stack([np.asarray(one, float) for one in each]) * sigma
     gappy = np.array([lane.gaps for lane in lanes])
     for i in np.flatnonzero(usable & gappy):
         own = x[:, :, i], base[:, i], sigma[0, :, i], jax.random.fold_in(k_path, i)
@@ -61,7 +62,7 @@ def draw_paths(
         out[:, :, i] = drawn[late[i] : late[i] + horizon].reshape(horizon, -1)[:, :draws].T
     index = np.flatnonzero(usable & ~gappy)
     if len(index):
-        w = _differenced(lanes, index, x, base, errors, orders, y.dtype)
+        w = _differenced(lanes, index, x, base, errors, orders, y.dtype, y.shape[0])
         for k, i in enumerate(index):
             drawn = _undone(w[..., k], y[: lanes[i].end, i], lanes[i], orders.s)
             out[:, :, i] = drawn[late[i] : late[i] + horizon].reshape(horizon, -1)[:, :draws].T
@@ -78,10 +79,17 @@ def _curvature(fits: Any, at: int, own: np.ndarray, n: int) -> tuple[np.ndarray,
 
 
 def _differenced(
-    lanes: Any, index: np.ndarray, x: np.ndarray, base: np.ndarray, errors: np.ndarray, orders: Any, dtype: Any
+    lanes: Any,
+    index: np.ndarray,
+    x: np.ndarray,
+    base: np.ndarray,
+    errors: np.ndarray,
+    orders: Any,
+    dtype: Any,
+    length: int,
 ) -> np.ndarray:
     """Paths of the differences, (steps, repeats, sets, lane)."""
-    w = np.zeros((max(lanes[i].w.size for i in index), len(lanes)))
+    w = np.zeros((length, len(lanes)))
     seen = np.zeros(w.shape, bool)
     for i in index:
         w[: lanes[i].w.size, i], seen[: lanes[i].w.size, i] = lanes[i].w, True
@@ -92,7 +100,7 @@ def _differenced(
         data = (jnp.asarray(a, dtype) for a in (x[:, j, i], base[j, i], errors[:, :, j, i]))
         return futures(jnp.asarray(w[:, i], dtype), seen[:, i], *data, orders)
 
-    drawn = in_chunks(min(BATCH, len(index) * sets), len(index) * sets, run)
+    drawn = in_chunks(min(BATCH, len(lanes) * sets), len(index) * sets, run)
     return np.moveaxis(drawn.reshape(*drawn.shape[:2], len(index), sets), 2, 3)
 
 

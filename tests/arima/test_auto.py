@@ -86,3 +86,25 @@ def test_no_worse_than_r():
             y = np.log(y) if row["log"] == "TRUE" else y
             found = pk.auto_arima(y, int(row["period"]), key=KEY)
             assert found.table["aicc"][0] < float(row["aicc"]) + 0.5, (row["series"], found.table.head(3))
+
+
+@pytest.mark.slow
+def test_no_lane_harms_another():
+    """Equal to the bit where bad lanes stand in for good ones; the bad have a status, or forecasts all the same."""
+    rng = np.random.default_rng(0)
+    t = np.arange(96)[:, None]
+    good = 50 + 0.1 * t + 5 * np.sin(2 * np.pi * t / 12) + rng.normal(size=(96, 8)).cumsum(axis=0)
+    bad = good.copy()
+    bad[:, 1], bad[:, 3], bad[:, 5] = 5.0, 0.0, np.nan
+    bad[:94, 6] = np.nan
+    bad[:, 2] *= 1e12
+    bad[60, 4] = 1e9
+    one, other = (pk.auto_arima(y, 12, key=KEY) for y in (good, bad))
+    draws = [np.asarray(found.forecast(6, draws=64).draws)[0] for found in (one, other)]
+    assert np.array_equal(draws[0][:, [0, 7]], draws[1][:, [0, 7]])
+    assert one.status == ("ok",) * 8
+    assert [other.status[i] == "ok" for i in range(8)] == [True, False, True, False, True, False, False, True]
+    assert np.isfinite(draws[1][:, [2, 4]]).all()
+    assert np.isnan(draws[1][:, [1, 3, 5, 6]]).all()
+    assert other.chosen[2] == one.chosen[2]
+    assert_allclose(draws[1][:, 2] / 1e12, draws[0][:, 2], rtol=tol(1e-3, 1e-1))
