@@ -220,10 +220,18 @@ def with_defaults(model: Any, y: Any, X: Any = None) -> Any:
     if y is None:
         return model
     new = [
-        strong(leaf.fn(_follow(model, path[:-1]), y, X), y.dtype) if isinstance(leaf, Default) else leaf
+        strong(leaf.fn(_follow(model, path[:-1]), _shown(model, path, y), X), y.dtype)
+        if isinstance(leaf, Default)
+        else leaf
         for path, leaf in zip(paths, leaves, strict=True)
     ]
     return jax.tree_util.tree_unflatten(treedef, new)
+
+
+def _shown(model: Any, path: tuple, y: Any) -> Any:
+    """y as a model shows it to what stands in one of its fields: a link shows its scale (``shown_to(field, y)``)."""
+    view = getattr(model, "shown_to", None)
+    return y if view is None else view(getattr(path[0], "name", ""), y)
 
 
 def law_of(model: "Model", X: Any, length: int) -> dist.Distribution:

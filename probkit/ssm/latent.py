@@ -1,7 +1,5 @@
 """Structural time series of counts, classes and heavy-tailed values: the same parts behind a likelihood."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -15,7 +13,7 @@ from numpyro.distributions import constraints
 from probkit import priors
 from probkit.likelihoods import Bernoulli, Binomial, Likelihood, StudentT
 from probkit.math.psis import pareto_smooth
-from probkit.model import Default, Model, Param, is_place, param
+from probkit.model import Default, Model, Param, param
 from probkit.observation import Observation, observe
 from probkit.ssm import laplace, structured_smoother
 from probkit.ssm.components import Structure
@@ -197,18 +195,6 @@ class LatentForecast(dist.Distribution):
         return observe(self.likelihood, k_y, self.signal.sample(k_path, sample_shape))
 
 
-@dataclasses.dataclass(frozen=True)
-class OnLink:
-    """A default prior for the scale of a link: made from y as it looks there."""
-
-    fn: Callable
-    likelihood: type
-
-    def __call__(self, module: Any, y: Array, X: Any) -> Any:
-        """The default that the part would have for y on the scale of the link."""
-        return self.fn(module, _linked(self.likelihood, y), X)
-
-
 def _linked(likelihood: type, y: Array) -> Array:
     """y on the scale of a link, about: log counts; classes 4 apart."""
     if issubclass(likelihood, Bernoulli | Binomial):
@@ -254,12 +240,12 @@ class LatentStructural(Model):
             raise TypeError(f"likelihood is {type(likelihood).__name__}; one of probkit.likelihoods is wanted.")
         if not isinstance(getattr(parts, "obs_scale", None), Default):
             raise ValueError("parts has an obs_scale; the noise is the likelihood's. Leave it out.")
-        held = quiet(parts)
-        if not likelihood.is_location:
-            on_link = lambda x: Default(OnLink(x.fn, type(likelihood))) if isinstance(x, Default) else x
-            held = jax.tree_util.tree_map(on_link, held, is_leaf=is_place)
-        self._signal, self.likelihood = Structural(held, 0.0), likelihood
+        self._signal, self.likelihood = Structural(quiet(parts), 0.0), likelihood
         self.start_scale = start_scale
+
+    def shown_to(self, field: str, y: Array) -> Array:
+        """y as default priors of a field see it: those of the parts on the scale of the link."""
+        return y if field != "_signal" or self.likelihood.is_location else _linked(type(self.likelihood), y)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self._signal.parts():
