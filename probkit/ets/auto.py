@@ -17,6 +17,8 @@ from probkit.selection import Selection, information_criterion, one_or_many
 
 #: Akaike weights below this count as none, so that few candidates have to be simulated.
 LEAST_WEIGHT = 0.01
+#: Lanes of which paths are drawn at once: more do not stay in a cache.
+PATHS = 128
 
 
 class _Fitted(NamedTuple):
@@ -50,13 +52,16 @@ def auto_ets(
     candidates: tuple[str, ...] | None = None,
     criterion: str = "aicc",
     average: bool = False,
+    prior: bool = True,
 ) -> Selection:
-    r"""Exponential smoothing chosen among many forms, by maximum likelihood and AICc, for one series or for many.
+    r"""Exponential smoothing chosen among many forms by AICc, for one series or for many.
 
-    $$\mathrm{AICc} = -2 \ell + 2k + \frac{2k (k + 1)}{n - k - 1},$$
+    $$\mathrm{AICc} = -2 (\ell - P) + 2k + \frac{2k (k + 1)}{n - k - 1},$$
 
-    k counting smoothing parameters, starting states and the error variance. Forecasts carry the uncertainty of all of
-    these, which those of R's `ets` and statsforecast's `AutoETS` leave out.
+    k counting smoothing parameters, starting states and the error variance. $\ell$ is the log-likelihood and P minus
+    the logarithm of a weak prior on the smoothing of trend and season, $\beta/\alpha \sim B(1, 11)$ and
+    $\gamma/(1-\alpha) \sim B(1, 3)$, 0 at its mode: the highest likelihood follows noise, and forecasts worse.
+    Forecasts carry the uncertainty of all parameters, which those of R's `ets` and statsforecast's `AutoETS` leave out.
 
     Args:
         y: one series (time,), or many: (time, lane) or a list of series; NaN is missing, late series begin with NaN.
@@ -66,6 +71,7 @@ def auto_ets(
         criterion: ``"aicc"``, ``"aic"`` or ``"bic"``.
         average: weigh all candidates by ``exp(-criterion / 2)`` instead of taking the best: one forecast that carries
             the uncertainty of the form as well.
+        prior: False for maximum likelihood, as in R.
 
     Returns:
         A :class:`probkit.Selection`. A lane that cannot be fitted, or is constant, has a status; it harms no other.
@@ -87,13 +93,15 @@ def auto_ets(
     panel, many = one_or_many(y, "auto_ets")
     forms = _read(candidates, int(period))
     held = np.asarray(panel.y)
-    fitted = [_fit_all(panel.y, program, tuple(group), int(period)) for program, group in _grouped(forms).items()]
+    powers = fitting.PRIOR if prior else (0.0, 0.0)
+    fitted = [_fit_all(panel.y, one, tuple(group), int(period), powers) for one, group in _grouped(forms).items()]
     order = [form for one in fitted for form in one.forms]
     join = lambda pick: np.concatenate([np.asarray(pick(one), float) for one in fitted])
     count = np.sum(~np.isnan(held), axis=0)
     k = join(lambda one: np.broadcast_to(_parameters(one), one.fits.cost.shape))
     log_likelihood = join(lambda one: one.fits.log_likelihood)
-    value = information_criterion(criterion, log_likelihood, k, count)
+    penalised = log_likelihood - join(lambda one: one.fits.penalty)
+    value = information_criterion(criterion, penalised, k, count)
     impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
     value[impossible | ~np.isfinite(log_likelihood)] = np.inf
     status, simplest = _status(held, panel.unusable, value), _simplest(order)
@@ -105,7 +113,7 @@ def auto_ets(
         "converged": join(lambda one: one.fits.converged).astype(bool),
     }
     if criterion != "aicc":
-        figures["aicc"] = information_criterion("aicc", log_likelihood, k, count)
+        figures["aicc"] = information_criterion("aicc", penalised, k, count)
     draw = functools.partial(_paths, panel.y, tuple(fitted), weights, tuple(panel.unusable))
     build = functools.partial(_build, tuple(fitted), int(period))
     names = tuple(form.name for form in order)
@@ -130,22 +138,23 @@ def _grouped(forms: list[Form]) -> dict[Form, list[Form]]:
     return groups
 
 
-def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int) -> _Fitted:
+def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int, prior: tuple[float, float]) -> _Fitted:
     """Fit all series by all forms of one program, in batches of one shape."""
     lanes = y.shape[1]
-    size = min(lanes, max(1, fitting.BATCH // len(forms)))
+    batches = -(-lanes * len(forms) // fitting.BATCH)
+    size = -(-lanes // batches)
     found = []
     for begin in range(0, lanes, size):
         part = y[:, jnp.arange(begin, begin + size) % lanes]  # the last batch is filled up with the first lanes
         m = fitting.masks(list(forms), fitting.phases(part, period))
-        fits = fitting.fit(program, jnp.tile(part, (1, len(forms))), m, period)
+        fits = fitting.fit(program, jnp.tile(part, (1, len(forms))), m, period, prior=prior)
         found.append(jax.tree_util.tree_map(lambda a: np.asarray(a).reshape(*a.shape[:-1], len(forms), size), fits))
     whole = jax.tree_util.tree_map(lambda *parts: np.concatenate(parts, -1)[..., :lanes], *found)
     return _Fitted(program, forms, whole, np.asarray(fitting.phases(y, period)))
 
 
 def _parameters(one: _Fitted) -> np.ndarray:
-    m = fitting.masks(list(one.forms), np.zeros(1, int))
+    m = fitting.masks(list(one.forms), jnp.zeros(1, int))
     return np.asarray(fitting.used_parameters(one.program, m, one.fits.x.shape[0]))[:, None]
 
 
@@ -202,11 +211,11 @@ def _paths(
         share = counts[first : first + len(one.forms)]
         which, lane = np.nonzero(share)
         size = 1 << max(0, int(len(lane) - 1)).bit_length()  # powers of two: few programs
-        size = min(size, fitting.BATCH)
+        size = min(size, PATHS)
         for begin in range(0, len(lane), size):
             index = np.arange(begin, begin + size) % max(len(lane), 1)
             c, l = which[index], lane[index]
-            m = fitting.masks([one.forms[j] for j in c], np.zeros(1, int))._replace(phase=one.phase[l])
+            m = fitting.masks([one.forms[j] for j in c], jnp.zeros(1, int))._replace(phase=jnp.asarray(one.phase[l]))
             fits = Fits(*(jnp.asarray(a[..., c, l]) for a in one.fits))
             keys = jax.vmap(lambda j, i=i: jax.random.fold_in(jax.random.fold_in(key, i), j))(jnp.asarray(l))
             some = np.asarray(paths(one.program, y[:, l], m, fits, keys, horizon, draws))
@@ -230,7 +239,9 @@ def _build(fitted: tuple[_Fitted, ...], period: int, name: str, lane: int) -> ET
 
 def _model(one: _Fitted, form: Form, i: int, lane: int, period: int) -> ETS:
     f = one.fits
-    w, start = fitting.unpack(one.program, jnp.asarray(f.x[:, i, [lane]]), fitting.masks([form], one.phase[[lane]]))
+    w, start = fitting.unpack(
+        one.program, jnp.asarray(f.x[:, i, [lane]]), fitting.masks([form], jnp.asarray(one.phase[[lane]]))
+    )
     unit, (alpha, beta, gamma, phi) = float(f.unit[i, lane]), (float(np.ravel(x)[0]) for x in w)
     slope = float(np.ravel(start.b)[0]) * (1.0 if form.trend == "M" else unit)
     seasons: dict[str, Any] = {}

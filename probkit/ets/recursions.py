@@ -120,9 +120,7 @@ def _positive(x: Array, valid: Array) -> tuple[Array, Array]:
     return jnp.where(fine, x, 1.0), valid & fine
 
 
-def ahead(
-    form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array, strict: bool = True
-) -> tuple[Array, ...]:
+def ahead(form: Form, w: Weights, l: Array, b: Array, s: Array, valid: Array, strict: bool = True) -> tuple[Array, ...]:
     """(q, what becomes of b, mu, l, s, valid): the forecast of one step, and the states made safe to divide by.
 
     Not strict, a trend through 0 under a multiplicative season goes on, as in R's forecasts.

@@ -51,9 +51,7 @@ def tangents(
         (e, *new), (mean, fine) = one(w, l, b, s)
         push = lambda dw, dl, db, ds: jax.jvp(one, (w, l, b, s), (dw, dl, db, ds), has_aux=True)[1]
         de, *dnew = jax.vmap(push)(dw, dl, db, ds)
-        l, b, dl, db = (
-            jnp.where(begun, a, z) for a, z in zip((*new[:2], *dnew[:2]), (l, b, dl, db), strict=True)
-        )
+        l, b, dl, db = (jnp.where(begun, a, z) for a, z in zip((*new[:2], *dnew[:2]), (l, b, dl, db), strict=True))
         valid = jnp.where(begun, valid & fine, valid)
         if seasonal:
             ring, dring = (

@@ -97,7 +97,7 @@ def least_squares(
             return jax.tree_util.tree_map(lambda a, b: jnp.where(going, a, b), new, state), used + 1
 
         more = lambda now: (now[1] < evaluations) & jnp.any(_unfinished(now[0], steps))
-        return lax.while_loop(more, advance, (state, 0))[0]
+        return lax.while_loop(more, advance, (state, jnp.zeros((), int)))[0]
 
     def burst(state: _Descent) -> _Descent:
         index = jnp.argsort(~_unfinished(state, steps), stable=True)[:WIDTH]
