@@ -6,6 +6,16 @@ Each of the 1,797 images is predicted by a net that has not seen its fold. The t
 predictions of the other folds, so no image is scaled by itself. To reach, by each method: accuracy of at least 98.5%,
 calibration error after scaling of at most 1.0% (without the bias of its bins; 95% by bootstrap), log loss better than
 that of the single net (the difference and its standard error over images).
+
+Measured on two busy cores, float32, the first two of five folds (720 images), seconds for both:
+
+    method     accuracy  log loss  better than the single net  scaled   ECE scaled (95%)           seconds
+    map        99.31%    0.0301                                0.0338   0.82% (0.07 to 1.32)        17
+    ensemble   99.03%    0.0319    -0.0018 ± 0.0032            0.0390   0.45% (-0.39 to 0.88)      123
+    swag       99.17%    0.0299    +0.0001 ± 0.0034            0.0374   0.34% (-0.54 to 0.70)      135
+    dropout    98.61%    0.0411    -0.0111 ± 0.0033            0.0374   0.23% (-0.89 to 0.49)       47
+
+On all five folds the single net has 98.83% and 0.0445. No method is surely better than it in log loss.
 """
 
 import argparse
@@ -22,25 +32,23 @@ from probkit.likelihoods import Categorical
 
 
 class Convolution(eqx.Module):
-    """3 x 3 patches times a matrix: (h, w, c) to (h / stride, w / stride, outputs)."""
+    """3 x 3 patches times a matrix: (h, w, inputs) to (h, w, outputs)."""
 
     weight: jax.Array
     bias: jax.Array
-    stride: int = eqx.field(static=True)
 
-    def __init__(self, inputs, outputs, stride, key):
-        self.weight = jax.random.normal(key, (outputs, 9 * inputs))
-        self.bias, self.stride = jnp.zeros(outputs), stride
+    def __init__(self, inputs, outputs, key):
+        self.weight, self.bias = jax.random.normal(key, (outputs, 9 * inputs)), jnp.zeros(outputs)
 
     def __call__(self, x):
         h, w, _ = x.shape
         padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-        shifts = [padded[i : i + h : self.stride, j : j + w : self.stride] for i in range(3) for j in range(3)]
+        shifts = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
         return jnp.concatenate(shifts, axis=-1) @ self.weight.T + self.bias
 
 
 class Net(eqx.Module):
-    """Two convolutions and a dense layer."""
+    """Two convolutions, the larger of each 2 x 2 places, and a dense layer."""
 
     first: Convolution
     second: Convolution
@@ -48,13 +56,13 @@ class Net(eqx.Module):
 
     def __init__(self, key):
         keys = jax.random.split(key, 3)
-        self.first = Convolution(1, 32, 1, keys[0])
-        self.second = Convolution(32, 64, 2, keys[1])
-        self.last = eqx.nn.Linear(16 * 64, 10, key=keys[2])
+        self.first = Convolution(1, 16, keys[0])
+        self.second = Convolution(16, 32, keys[1])
+        self.last = eqx.nn.Linear(16 * 32, 10, key=keys[2])
 
     def __call__(self, image):
         x = jax.nn.relu(self.second(jax.nn.relu(self.first(image))))
-        return self.last(jnp.ravel(x))
+        return self.last(jnp.ravel(x.reshape(4, 2, 4, 2, -1).max((1, 3))))
 
 
 def methods(steps):
@@ -112,14 +120,15 @@ def main():
         p, truth = p[seen], y[seen]
         tempered = scaled(p, truth, fold[seen]) if (args.done or args.folds) > 1 else p
         error = lambda p, y: 100 * ev.calibration_error(p, y, debiased=True)
-        before = error(p, truth)
+        before, plain = error(p, truth), 100 * ev.calibration_error(tempered, truth)
         after, low, high = ev.bootstrap(error, tempered, truth, key=key, draws=300)
         losses[name] = -np.log(np.maximum(p[np.arange(len(truth)), truth.astype(int)], 1e-300))
         gain = losses[next(iter(losses))] - losses[name]
         print(
             f"{name:9s} accuracy {100 * np.mean(p.argmax(1) == truth):6.2f}%, log loss {losses[name].mean():.4f} "
             f"({gain.mean():+.4f} ± {gain.std() / len(gain) ** 0.5:.4f} better than {next(iter(losses))}), scaled "
-            f"{ev.log_loss(tempered, truth):.4f}, ECE {before:.2f}%, scaled {after:.2f}% ({low:.2f} to {high:.2f}), "
+            f"{ev.log_loss(tempered, truth):.4f}, ECE {before:.2f}%, scaled {after:.2f}% ({low:.2f} to {high:.2f}; "
+            f"with the bias of its bins {plain:.2f}%), "
             f"{time.perf_counter() - start:.0f} s",
             flush=True,
         )

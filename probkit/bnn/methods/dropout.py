@@ -22,7 +22,8 @@ class MCDropout(Method):
     """Monte Carlo dropout: a net trained with random hidden units left out, and asked many times the same way.
 
     Inputs of every layer but the first are left out with probability ``rate``, by one mask an update, and one a draw,
-    that holds for all points: each draw is a function. The masks are no posterior: their spread is that of ``rate``,
+    that holds for all points: each draw is a function. Outputs stand first in an array of weights, as in Equinox, or
+    last in one named ``kernel``. The masks are no posterior: their spread is that of ``rate``,
     however many data there are. Compare by ``pk.kfold``.
 
     Args:
