@@ -50,7 +50,8 @@ class Gaussian(Emission):
     Args:
         states: how many there are.
         loc: the means, (states,). Default: as many draws of a normal law with the mean and spread of y, in order.
-        scale: the standard deviations, (states,). Default: log-normal around half the spread of y, log-sd 1.
+        scale: the standard deviations, (states,). Default: log-normal around half the spread of y, log-sd 1/2: narrow,
+            as the likelihood grows without bound where a state shrinks to values that y takes again and again.
     """
 
     states: int = eqx.field(static=True)
@@ -60,7 +61,7 @@ class Gaussian(Emission):
         default=lambda self, y, X: Increasing(dist.Normal(priors.centre(y), priors.spread(y)), self.states),
     )
     scale: Param = _each_state(
-        lambda self, y, X: dist.LogNormal(jnp.log(priors.spread(y) / 2), 1.0).expand([self.states]).to_event(1)
+        lambda self, y, X: dist.LogNormal(jnp.log(priors.spread(y) / 2), 0.5).expand([self.states]).to_event(1)
     )
 
     def law(self) -> dist.Distribution:

@@ -174,12 +174,16 @@ def test_parts_gaps_and_new_series(fitted):
 
 
 @pytest.mark.slow
-def test_left_out_terms_by_leaving_out():
-    for name, y in Y.items():
-        run = jax.jit(lambda y, name=name: law(name, POINT).log_prob(y))
-        terms = law(name, POINT).leave_one_out(y).log_prob(jnp.where(jnp.isnan(y), 1.0, y))
-        for i in (0, 9, 15, N - 1):
-            assert_allclose(terms[i], run(y) - run(y.at[i].set(jnp.nan)), atol=0.15, err_msg=f"{name} {i}")
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_left_out_terms_by_leaving_out(name):
+    y = Y[name]
+    filled = jnp.where(jnp.isnan(y), 1.0, y)
+    terms = jax.jit(lambda y: law(name, POINT).leave_one_out(y).log_prob(filled))(y)
+    without = jax.jit(lambda y: law(name, POINT).predict(y).base_dist.log_prob(filled))
+    for i in (0, 9, 15, N - 1):
+        # The approximation without an entry stands at another mode: close, not equal.
+        atol = 0.35 if name == "student" else 0.1
+        assert_allclose(terms[i], without(y.at[i].set(jnp.nan))[i], atol=atol, err_msg=str(i))
 
 
 @pytest.mark.slow
@@ -200,8 +204,9 @@ def whitened(y, start_scale=2.0):
     e = numpyro.sample("e", dist.Normal(0.0, 1.0).expand([len(y)]).to_event(1))
     level = start_scale * e[0] + jnp.concatenate([jnp.zeros(1), scale * jnp.cumsum(e[1:])])
     numpyro.deterministic("last", level[-1])
-    seen = ~np.isnan(y)
-    numpyro.sample("y", dist.Poisson(3.0 * jnp.exp(level[seen])), obs=jnp.asarray(y[seen]))
+    seen = ~jnp.isnan(y)
+    terms = dist.Poisson(3.0 * jnp.exp(level)).log_prob(jnp.where(seen, y, 0.0))
+    numpyro.factor("y", jnp.sum(jnp.where(seen, terms, 0.0)))
 
 
 @pytest.mark.slow
