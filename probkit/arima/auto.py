@@ -16,8 +16,8 @@ from probkit.arima.search import LARGEST_ROOT, Candidate, candidates_up_to, look
 from probkit.arima.unit_roots import differences_wanted, filled
 from probkit.selection import Selection, information_criterion, one_or_many
 
-#: How many of the best at the fast look are fitted exactly: of many series; of one, and for an average.
-FEW, SEVERAL = 3, 8
+#: How many of the best at the fast look are fitted exactly: of many series, for an average of them, and of one series.
+FEW, SEVERAL, MOST = 3, 8, 64
 #: Akaike weights below this count as none.
 LEAST_WEIGHT = 0.01
 
@@ -53,9 +53,9 @@ def auto_arima(
 
     D is 1 where the season is strong, d by the KPSS test. Among all (p, q)(P, Q) with p + q + P + Q at most
     ``max_order``, with and without a constant (a mean, or a drift where d + D is 1), conditional least squares find the
-    promising ones, among all or from neighbour to neighbour as Hyndman and Khandakar go; the best three (eight where
-    there is one series, or an average) are fitted by exact maximum likelihood and AICc decides. Candidates with roots
-    next to the unit circle (modulus below 1.01) are left out. All series go through the same compiled programs.
+    promising ones, among all or from neighbour to neighbour as Hyndman and Khandakar go; the best three (eight for
+    an average, 64 of a single series without gaps) are fitted by exact maximum likelihood and AICc decides. Candidates
+    with roots next to the unit circle (modulus below 1.01) are left out. All series go through the same programs.
 
     Args:
         y: one series, or many of one length, (time, lane) or a list; NaN is missing, late series begin with NaN.
@@ -96,7 +96,8 @@ def auto_arima(
     if not many and lanes[0].trouble:
         raise ValueError(lanes[0].trouble)
     candidates = candidates_up_to(orders, max_order)
-    stepwise, few = many if stepwise is None else stepwise, FEW if many and not average else SEVERAL
+    few = FEW if many and not average else SEVERAL if many or lanes[0].gaps else MOST
+    stepwise = many if stepwise is None else stepwise
     choice = _choose(lanes, candidates, orders, panel, stepwise, few)
     return _selection(choice, lanes, orders, panel, many, key, average)
 

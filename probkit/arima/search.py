@@ -14,7 +14,7 @@ from probkit.selection import information_criterion
 BATCH, FEW = 128, 64
 #: What a root next to the circle adds to AICc.
 PENALTY = 2.0
-#: How many of the best are looked at again from other starts.
+#: How many of the best of a stepwise search are looked at again from other starts; else all are.
 AGAIN = 6
 #: An inverse root larger than this is too near the unit circle, as in R's `auto.arima`.
 LARGEST_ROOT = 1 / 1.01
@@ -105,7 +105,7 @@ def look(
         for lane in range(lanes):
             wanted[near[best[lane]], lane] = True
     rank = np.argsort(np.argsort(found.aicc, axis=0, kind="stable"), axis=0)
-    c, i = np.nonzero((rank < AGAIN) & np.isfinite(found.aicc))
+    c, i = np.nonzero((rank < (AGAIN if stepwise else len(candidates))) & np.isfinite(found.aicc))
     for one in others if len(c) else []:
         improve(c, i, np.broadcast_to(one[:, None], (orders.parameters, len(c))))
     return found

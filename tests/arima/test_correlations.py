@@ -11,7 +11,7 @@ from probkit.arima import correlations, unit_roots
 Y = np.random.default_rng(0).normal(size=90)
 GAPS = np.where(np.isin(np.arange(90), [3, 4, 40]), np.nan, Y)
 
-once = pytest.mark.once
+pytestmark = pytest.mark.once
 
 
 def test_autocorrelations():

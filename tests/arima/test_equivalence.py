@@ -60,6 +60,7 @@ def mle(kind):
     return pk.fit(model, pk.datasets.nile(), key=jax.random.key(0), method=pk.MLE())
 
 
+@pytest.mark.slow
 def test_the_maximum_is_the_same():
     level = {name: float(draws[0, 0]) for name, draws in mle("level").sites.items()}
     arima = mle("arima").sites
@@ -69,6 +70,7 @@ def test_the_maximum_is_the_same():
     assert_allclose(level["obs_scale"], np.sqrt(1 - alpha) * sigma, rtol=tol(1e-5, 1e-2))
 
 
+@pytest.mark.slow
 def test_the_forecasts_of_the_fits_are_the_same():
     ahead = [mle(kind).forecast(10) for kind in ("level", "arima")]
     assert_allclose(ahead[0].mean, ahead[1].mean, rtol=tol(1e-6, 1e-2))

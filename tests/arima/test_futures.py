@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
 
@@ -17,6 +18,7 @@ X = np.array([[0.5, -0.3], [0.2, 0.4], [0.3, 0.6], [0.0, 0.0]])
 W = np.random.default_rng(0).normal(size=(24, 2))
 
 
+@pytest.mark.slow
 def test_paths_are_forecasts_and_psi_weights():
     seen = np.ones(W.shape, bool)
     seen[20:, 1] = False

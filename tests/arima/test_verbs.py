@@ -27,6 +27,7 @@ def test_weights_roots_and_autocovariances():
         pk.ARIMA(1, 0, 0, ar=[1.2], scale=1.0, mean=0.0).autocovariance(3)
 
 
+@pytest.mark.slow
 def test_simulation():
     X = np.linspace(0, 1, 12)
     model = pk.ARIMA(1, 0, 1, ar=[0.5], ma=[0.4], scale=2.0, mean=1.0, beta=[10.0])
