@@ -71,6 +71,7 @@ def test_the_same_key_gives_the_same_nets(posterior):
     assert np.array_equal(again.sites["net.layers.1.weight"], posterior.sites["net.layers.1.weight"])
 
 
+@pytest.mark.slow
 def test_missing_rows_are_left_out():
     y = Y.copy()
     y[:8] = np.nan

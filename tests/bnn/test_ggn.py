@@ -12,6 +12,9 @@ from probkit.bnn import ggn
 RNG = np.random.default_rng(0)
 
 
+inverse = jax.jit(ggn.inverse)
+
+
 @pytest.fixture(scope="module")
 def matrix():
     B = RNG.normal(size=(60, 41)) * np.logspace(-1, 1, 41)
@@ -19,7 +22,7 @@ def matrix():
 
 
 def test_inverse(matrix):
-    found = jax.jit(ggn.inverse)(matrix)
+    found = inverse(matrix)
     dense = np.linalg.inv(np.asarray(matrix, float))
     assert np.allclose(found.root @ found.root.T, dense, rtol=tol(1e-8, 2e-2), atol=tol(1e-10, 1e-4))
     assert np.allclose(found.diagonal, np.diag(dense), rtol=tol(1e-8, 2e-2))
@@ -30,7 +33,7 @@ def test_inverse(matrix):
 
 
 def test_not_positive_definite_is_nan(matrix):
-    assert np.isnan(ggn.inverse(matrix.at[20, 20].set(-1.0)).log_det)
+    assert np.isnan(inverse(matrix.at[20, 20].set(-1.0)).log_det)
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tol
 
 import probkit as pk
 from probkit import likelihoods as lk
+from probkit.bnn.layers import chosen, is_dense
 
 N = 60
 RNG = np.random.default_rng(3)
@@ -33,7 +33,10 @@ def by_hand(X_new, noise):
     return Y.mean() + unit * Z_new @ mean, unit * spread
 
 
-@pytest.mark.parametrize(("structure", "layers"), [("full", "all"), ("full", "last"), ("kfac", "all")])
+@pytest.mark.parametrize(
+    ("structure", "layers"),
+    [("full", "all"), pytest.param("full", "last", marks=pytest.mark.slow), ("kfac", "all")],
+)
 def test_a_linear_net_is_exact(structure, layers):
     whole = structure == "full" and layers == "all"
     options = {} if whole else {"training": pk.bnn.Ensemble(steps=1500)}
@@ -57,11 +60,13 @@ def test_kfac_chooses_scales_and_learns():
 
 
 def test_kfac_is_for_dense_layers():
-    net = eqx.nn.Sequential(
-        [eqx.nn.Lambda(lambda x: x[None]), eqx.nn.Conv1d(1, 1, 2, key=jax.random.key(0)), eqx.nn.Lambda(jnp.ravel)]
-    )
-    with pytest.raises(ValueError, match="structure='kfac' is for unknown weights in dense layers"):
-        fit(net, structure="kfac", training=pk.bnn.Ensemble(steps=10))
+    keys = jax.random.split(jax.random.key(0))
+    net = [eqx.nn.Conv1d(1, 1, 2, key=keys[0]), eqx.nn.Linear(3, 2, key=keys[1])]
+    (at,) = chosen(net, (2, 3))
+    assert jax.tree_util.tree_leaves(net, is_leaf=is_dense)[at] is net[1]
+    for where in ((0, 1, 2, 3), (2,)):  # a convolution too; a layer in part
+        with pytest.raises(ValueError, match="structure='kfac' is for unknown weights in dense layers"):
+            chosen(net, where)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +115,7 @@ def test_units_do_not_matter(mixture):
     assert np.allclose((near.mean - 1e8) / 1e6, mixture.predict(NEW[:2]).mean, atol=4.0)
 
 
+@pytest.mark.slow
 def test_diagonal_of_a_linear_net_by_hand():
     found = fit(pk.mlp([]), likelihood=lk.Gaussian(scale=15.0), prior="model", structure="diagonal", members=1)
     Z = np.c_[np.ones(3), (NEW - X.mean(0)) / X.std(0)]
@@ -119,7 +125,7 @@ def test_diagonal_of_a_linear_net_by_hand():
     assert np.allclose(found.predict(NEW).epistemic, spread, rtol=tol(1e-6, 1e-3))
 
 
-@pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_classes_by_probit(classes):
     y = np.digitize(X[:, 0], np.quantile(X[:, 0], np.linspace(0, 1, classes + 1)[1:-1])).astype(float)
     likelihood = lk.Bernoulli() if classes == 2 else lk.Categorical(classes)

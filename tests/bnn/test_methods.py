@@ -78,7 +78,7 @@ class Cut(Exception):
     """A run that is cut off."""
 
 
-@pytest.mark.parametrize("name", ["ensemble", "swag", "sghmc"])
+@pytest.mark.parametrize("name", ["ensemble", *(pytest.param(m, marks=pytest.mark.slow) for m in ("swag", "sghmc"))])
 def test_a_run_cut_off_and_resumed_is_equal_to_the_bit(name, tmp_path, monkeypatch):
     quick = dataclasses.replace(NETS, steps=100, validation=0.2)
     method = quick if name == "ensemble" else dataclasses.replace(METHODS[name], training=quick)
