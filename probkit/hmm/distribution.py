@@ -37,7 +37,8 @@ class HiddenMarkov(dist.Distribution):
         states = jnp.shape(initial)[0]
         if emission.batch_shape != (states,):
             raise ValueError(f"emission has batch shape {emission.batch_shape}; ({states},), one a state, is wanted.")
-        self.initial, self.transition, self.emission, self.length = initial, transition, emission, length
+        self.initial, self.transition = jnp.asarray(initial), jnp.asarray(transition)
+        self.emission, self.length = emission, length
         super().__init__((), (length,), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
