@@ -55,9 +55,10 @@ def active_learning(
     Data keep one length from the first fit: what is not yet labelled is NaN, so that nothing compiles twice. Methods of
     nets, which leave such rows out, compile in every round all the same.
 
-    What is asked for is worth what the model knows. On digits nets at the mode under a prior of scale 1 were near chance
-    at 40 labels, and asked worse than chance after; anchored ensembles (``pk.bnn.Ensemble``, ``prior=2.0``) start from
-    71%, and what they ask for serves about as well there as random labels do. Compare with ``"random"`` on your data.
+    What is asked for is worth what the model knows. On digits, nets at the mode under a prior of scale 1 were near
+    chance at 40 labels, and asked worse than chance after; anchored ensembles (``pk.bnn.Ensemble``, ``prior=2.0``)
+    start from 71%, and what they ask for serves about as well there as random labels do. Compare with ``"random"`` on
+    your data.
 
     Args:
         model: a probkit model that predicts at new inputs, such as :class:`probkit.BNN`.
