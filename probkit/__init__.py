@@ -12,7 +12,7 @@ from probkit.bnn.model import BNN
 from probkit.bnn.nets import mlp
 from probkit.compare import compare
 from probkit.ets.auto import auto_ets
-from probkit.ets.model import ETS, SES, Holt, HoltWinters
+from probkit.ets.model import ETS, SES, Holt, HoltWinters, Theta
 from probkit.evaluate.calibration import Calibration, calibrate
 from probkit.evaluate.kfold import kfold
 from probkit.fit import fit
@@ -116,6 +116,7 @@ __all__ = [
     "SmoothTrend",
     "SpectralMixture",
     "Structural",
+    "Theta",
     "Transformed",
     "TrigonometricSeasonal",
     "White",

@@ -12,7 +12,7 @@ from probkit import priors as data_priors
 from probkit.ets import priors
 from probkit.ets.distribution import ETSDistribution, SESDistribution
 from probkit.ets.recursions import Form
-from probkit.model import Model, Param, param
+from probkit.model import Default, Model, Param, param
 
 
 class ETS(Model):
@@ -155,6 +155,26 @@ def HoltWinters(seasonal: str = "additive", *, period: int, damped: bool = False
         raise ValueError(f"seasonal is {seasonal!r}; 'additive' or 'multiplicative' is wanted.")
     kind = kinds[seasonal]
     return ETS(f"{kind}A{'d' * damped}{kind}", period=period, **fields)
+
+
+def Theta(*, period: int = 1, **fields: Any) -> ETS:
+    """The theta method: exponential smoothing of the level with a fixed drift, half the slope of a line through y.
+
+    ``ETS("AAN")`` with beta 0, or with a period ``ETS("AAA")`` with beta and gamma 0: a season that does not change.
+    For a season in ratios take ``pk.Transformed(pk.Theta(period=12), "log")``.
+
+    Args:
+        period: observations in a season.
+        fields: fields of :class:`ETS`; ``slope`` is the drift.
+
+    References:
+        Assimakopoulos, V. and Nikolopoulos, K. (2000). The theta model: a decomposition approach to forecasting.
+            International Journal of Forecasting 16, 521-530.
+        Hyndman, R. J. and Billah, B. (2003). Unmasking the Theta method. International Journal of Forecasting 19,
+            287-290.
+    """
+    fixed = {"beta": 0.0, "slope": Default(priors.half_trend)} | ({"gamma": 0.0} if period != 1 else {})
+    return ETS("AAN" if period == 1 else "AAA", period=period, **(fixed | fields))
 
 
 class SES(Model):

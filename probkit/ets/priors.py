@@ -97,6 +97,16 @@ def slope(model: Any, y: Array, X: Any) -> Any:
     return jnp.zeros((), y.dtype)
 
 
+def half_trend(model: Any, y: Array, X: Any) -> Any:
+    """Half the slope of a line through y, least squares, each place of the season with a mean of its own."""
+    seen = ~jnp.isnan(y)
+    place = (jnp.arange(y.shape[0])[:, None] % model.period == jnp.arange(model.period)) & seen[:, None]
+    apart = lambda v: v - place @ (v @ place / jnp.maximum(jnp.sum(place, 0), 1))
+    time = jnp.where(seen, apart(jnp.where(seen, jnp.arange(y.shape[0], dtype=y.dtype), 0.0)), 0.0)
+    length = jnp.sum(time**2)
+    return 0.5 * jnp.sum(time * jnp.where(seen, y, 0.0)) / jnp.where(length > 0, length, 1.0)
+
+
 def seasonal(model: Any, y: Array, X: Any) -> Any:
     """Zero-sum normal with the spread of y; factors of mean 1 with its relative spread."""
     if model.form.season == "A":

@@ -86,9 +86,11 @@ def least_squares(
         A :class:`LeastSquares`.
     """
     tolerance = (1e-9 if jnp.finfo(x0.dtype).eps < 1e-12 else 1e-5) if tolerance is None else tolerance
-    column = lambda bound: jnp.broadcast_to(jnp.asarray(bound, x0.dtype), x0.shape[:1])[:, None]
-    bounds = column(-jnp.inf if lower is None else lower), column(jnp.inf if upper is None else upper)
-    x0 = jnp.clip(x0, *bounds)
+    bounds = None
+    if lower is not None or upper is not None:
+        column = lambda bound: jnp.broadcast_to(jnp.asarray(bound, x0.dtype), x0.shape[:1])[:, None]
+        bounds = column(-jnp.inf if lower is None else lower), column(jnp.inf if upper is None else upper)
+        x0 = jnp.clip(x0, *bounds)
 
     def descend(args: Any, state: _Descent, evaluations: int) -> _Descent:
         def advance(now: tuple[_Descent, Array]) -> tuple[_Descent, Array]:
@@ -132,7 +134,7 @@ def _unfinished(state: _Descent, limit: int) -> Bool[Array, " lanes"]:
     return ~best.converged & ~lost & (best.steps < limit) & (state.damping < MOST_DAMPING)
 
 
-def _step(fn: Callable, args: Any, state: _Descent, tolerance: float, bounds: tuple[Array, Array]) -> _Descent:
+def _step(fn: Callable, args: Any, state: _Descent, tolerance: float, bounds: Any) -> _Descent:
     """Evaluate the trials, keep those that lowered the cost, make the next."""
     best, trial, predicted, damping = state
     eps = float(jnp.finfo(trial.dtype).eps)
@@ -150,27 +152,43 @@ def _step(fn: Callable, args: Any, state: _Descent, tolerance: float, bounds: tu
     delta, predicted = _trial_step(x, normal, gradient, damping, bounds)
     # Undamped, the decrease would be up to 1 + damping times as large. No cost shows less than its rounding.
     left = predicted * (1 + damping)
-    done = jnp.isfinite(cost) & ((jnp.abs(left) <= tolerance * cost) | (~better & (left <= 8 * eps * cost)))
+    done = jnp.isfinite(cost) & (jnp.abs(left) <= jnp.maximum(tolerance, 8 * eps) * cost)
     kept = LeastSquares(x, cost, gradient, normal, done, best.steps + 1)
     return _Descent(kept, x + delta, predicted, damping)
 
 
-def _trial_step(
-    x: Array, normal: Array, gradient: Array, damping: Array, bounds: tuple[Array, Array]
-) -> tuple[Array, Array]:
+def _trial_step(x: Array, normal: Array, gradient: Array, damping: Array, bounds: Any) -> tuple[Array, Array]:
     """The damped step, inside the bounds, and the decrease of the cost that the linear model expects of it."""
+    free = jnp.diagonal(normal).T > 0
+    if bounds is None:
+        step = _damped_step(normal, gradient, damping, free)
+        return step, _decrease(normal, gradient, step)
     lower, upper = bounds
-    free = ~(((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0)))
-    diagonal = jnp.diagonal(normal).T
-    free = free & (diagonal > 0)
-    scale = jnp.where(free, lax.rsqrt(jnp.where(free, diagonal, 1.0)), 0.0)
-    unit = jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None]
-    lifted = normal * scale[:, None] * scale[None] + unit * (damping + ~free)
+    free = free & ~(((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0)))
     # No step goes more than half the way to a bound unless it is near: first steps are long, and a bound holds fast.
     span = jnp.where(jnp.isfinite(upper - lower), upper - lower, 1.0)
     near, far = (jnp.where(gap < 0.02 * span, gap, 0.5 * gap) for gap in (x - lower, upper - x))
-    step = jnp.clip(-solve(lifted, gradient * scale) * scale, -near, far)
-    return step, -jnp.sum(step * (2 * gradient + jnp.sum(normal * step, 1)), 0)
+    whole = _damped_step(normal, gradient, damping, free)
+    step = jnp.clip(whole, -near, far)
+    # Where a bound cuts it short, the others move as they should given that: cut alone, it may lead uphill.
+    cut = step != whole
+    given = jnp.where(cut, step, 0.0)
+    step = given + _damped_step(normal, gradient + jnp.sum(normal * given, 1), damping, free & ~cut)
+    step = jnp.clip(step, -near, far)
+    return step, _decrease(normal, gradient, step)
+
+
+def _decrease(normal: Array, gradient: Array, step: Array) -> Float[Array, " lanes"]:
+    """What the linear model expects a step to take off the cost."""
+    return -jnp.sum(step * (2 * gradient + jnp.sum(normal * step, 1)), 0)
+
+
+def _damped_step(normal: Array, gradient: Array, damping: Array, free: Array) -> Float[Array, "params lanes"]:
+    """The damped step of the free parameters; the others stay."""
+    diagonal = jnp.diagonal(normal).T
+    scale = jnp.where(free, lax.rsqrt(jnp.where(free, diagonal, 1.0)), 0.0)
+    unit = jnp.eye(gradient.shape[0], dtype=gradient.dtype)[:, :, None]
+    return -solve(normal * scale[:, None] * scale[None] + unit * (damping + ~free), gradient * scale) * scale
 
 
 def gram(J: Float[Array, "params time lanes"]) -> Float[Array, "params params lanes"]:

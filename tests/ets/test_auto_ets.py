@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import tol
+from helpers import shared, tol
 from numpy.testing import assert_allclose, assert_array_equal
 
 import probkit as pk
@@ -92,3 +92,22 @@ def test_what_is_refused(changed, match):
 def test_a_key_is_wanted():
     with pytest.raises(TypeError, match="auto_ets needs key="):
         pk.auto_ets(GOOD)
+
+
+@pytest.mark.slow
+def test_optima_are_those_of_r():
+    """All forms that R fitted to twelve series: our likelihood is not below R's by more than 0.01, by its constant."""
+    table = pd.read_csv(shared("reference/r_ets.csv"))
+    table = table[~table.model.str.startswith("auto")]
+    lost = {}
+    for (name, log, period), rows in table.groupby(["series", "log", "period"]):
+        y = pd.read_csv(shared(f"data/ts/{name}.csv"))["y"].dropna().to_numpy(float)
+        y = np.log(y) if log else y
+        forms = [row.model[:2] + "d" * row.damped + row.model[2] for row in rows.itertuples()]
+        found = pk.auto_ets(y, int(period), key=KEY, candidates=tuple(dict.fromkeys(forms)), prior=False)
+        constant = 0.5 * len(y) * (np.log(2 * np.pi / len(y)) + 1)
+        for form, theirs in zip(forms, rows.loglik, strict=True):
+            ours = found.figures["log_likelihood"][found.candidates.index(form), 0]
+            lost[name, form] = theirs - constant - ours
+    assert len(lost) == 147
+    assert max(lost.values()) < tol(1e-2, 0.3), {key: value for key, value in lost.items() if value > 1e-2}

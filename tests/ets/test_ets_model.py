@@ -78,6 +78,19 @@ def test_names():
     assert pk.HoltWinters("multiplicative", damped=True, period=4).form.name == "MAdM"
 
 
+def test_theta_drifts_by_half_the_slope_of_a_line():
+    """Its drift is half that of least squares, gaps left out; a season that repeats does not touch it."""
+    y = np.array([3.0, 1.0, np.nan, 4.0, 6.0, 5.0, 9.0, np.nan, 8.0])
+    seen = ~np.isnan(y)
+    slope = lambda model, y: float(pk.model.with_defaults(model, jnp.asarray(y)).slope)
+    assert_allclose(slope(pk.Theta(), y), np.polyfit(np.arange(9)[seen], y[seen], 1)[0] / 2, rtol=tol(1e-12, 1e-5))
+    line = 3.0 * np.arange(16) + np.tile([5.0, -20.0, 10.0, 0.0], 4)
+    assert_allclose(slope(pk.Theta(period=4), np.where(np.arange(16) == 6, np.nan, line)), 1.5, rtol=tol(1e-12, 1e-5))
+    assert slope(pk.Theta(), [4.0]) == 0.0
+    ahead = fit(pk.Theta(), line[::4]).forecast(3).mean
+    assert_allclose(np.diff(ahead), slope(pk.Theta(), line[::4]), rtol=tol(1e-6, 1e-3))
+
+
 def test_the_admissible_region_is_wider():
     y = jnp.asarray([1.0, 3.0, 2.0, 4.0])
     model = pk.model.with_defaults(pk.ETS("AAdN", admissible=True), y)
