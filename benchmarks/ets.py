@@ -9,6 +9,7 @@ python -m venv VENV && VENV/bin/pip install statsforecast "pandas<3" pyarrow
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -29,14 +30,14 @@ def fixed(y, period, horizon):
     form = fitting.program("A", "A")
     m = fitting.masks([Form.parse("AAA")], fitting.phases(y, period))
     found = fitting.fit(form, y, m, period)
+    return np.asarray(ahead(form, y, m, found, horizon))
 
-    @jax.jit
-    def ahead(y, found):
-        w, start = fitting.unpack(form, found.x, m)
-        last = run(form, y / found.unit, w, start).last
-        return simulate(form, w, last, jnp.zeros((horizon, y.shape[1]), y.dtype))[0] * found.unit
 
-    return np.asarray(ahead(y, found))
+@partial(jax.jit, static_argnames=("form", "horizon"))
+def ahead(form, y, m, found, horizon):
+    w, start = fitting.unpack(form, found.x, m)
+    last = run(form, y / found.unit, w, start).last
+    return simulate(form, w, last, jnp.zeros((horizon, y.shape[1]), y.dtype))[0] * found.unit
 
 
 def timed(run):
@@ -65,8 +66,8 @@ def main():
     compile_s, run_s, mean = timed(lambda: fixed(held, 12, 18))
     rows["probkit ETS(AAA)"] = (compile_s, run_s, mean, None)
     key = jax.random.key(0)
-    compile_s, run_s, ahead = timed(lambda: pk.auto_ets(y, 12, key=key).forecast(18, draws=options.draws))
-    rows["probkit auto_ets"] = (compile_s, run_s, ahead.mean.T, ahead.interval(95))
+    compile_s, run_s, drawn = timed(lambda: pk.auto_ets(y, 12, key=key).forecast(18, draws=options.draws))
+    rows["probkit auto_ets"] = (compile_s, run_s, drawn.mean.T, drawn.interval(95))
     for name, kind in (("statsforecast ETS(AAA)", "AAA"), ("statsforecast AutoETS", "ZZZ")):
         mean, low, high, seconds = run_peer(options.peer, train, 12, 18, kind)
         rows[name] = (0.0, seconds, mean, (low.T, high.T))
