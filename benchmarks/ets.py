@@ -4,6 +4,14 @@ taskset -c 0 python benchmarks/ets.py --data SHARED/data/forecast --peer VENV/bi
 
 The peer runs in an environment of its own (statsforecast needs pandas < 3; it also reads the parquet files for us):
 python -m venv VENV && VENV/bin/pip install statsforecast "pandas<3" pyarrow
+
+Measured on a quiet machine, 200 series, float64:
+
+                              compile s  series/s   sMAPE    MASE  coverage-95
+    probkit ETS(AAA)               11.0     881.8   13.90   0.964            -    21 times as fast
+    probkit auto_ets               42.4      64.9   12.46   0.961        0.928    6.4 times as fast
+    statsforecast ETS(AAA)            -      41.5   14.64   1.022        0.886
+    statsforecast AutoETS             -      10.2   12.02   0.948        0.913
 """
 
 import argparse

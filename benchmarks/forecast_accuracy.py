@@ -3,6 +3,18 @@
 python benchmarks/forecast_accuracy.py --data SHARED/data/forecast --peer VENV/bin/python [--sample 300]
 
 The peer's environment is that of ``benchmarks/ets.py``. Every frequency: sMAPE, MASE, coverage and MSIS of 95% limits.
+
+Measured with ``--sample 150 --draws 400 --arima`` (the prior of auto_ets was chosen on 80 series each of M1 and of
+Tourism by frequency, of which some are in these samples; M3 had no part in it):
+
+                               quarterly                               yearly
+                                sMAPE   MASE  coverage-95   MSIS       sMAPE   MASE  coverage-95   MSIS
+    auto_ets                    10.57  1.287        0.937  11.76       19.34  3.034        0.854  48.99
+    auto_ets, averaged          10.71  1.293        0.945  11.64       19.08  2.997        0.873  46.38
+    auto_arima                  11.18  1.352        0.868  15.36       20.27  3.372        0.795  55.95
+    auto_ets + auto_arima       10.37  1.258        0.942  11.67       19.23  3.108        0.869  46.51
+    statsforecast AutoETS       10.63  1.312        0.918  13.07       20.34  3.179        0.802  46.04
+    statsforecast AutoARIMA     11.43  1.371        0.834  15.69       19.24  3.291        0.761  58.94
 """
 
 import argparse

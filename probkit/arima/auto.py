@@ -91,7 +91,8 @@ def auto_arima(
     panel, many = one_or_many(y, "auto_arima")
     seasonal = period > 1
     orders = Orders(max_p, max_q, max_P if seasonal else 0, max_Q if seasonal else 0, int(period))
-    lanes = [_prepared(column, int(period), d, D) for column in np.asarray(panel.y, float).T]
+    eps = float(np.finfo(panel.y.dtype).eps)
+    lanes = [_prepared(column, int(period), d, D, eps) for column in np.asarray(panel.y, float).T]
     lanes = [lane._replace(trouble=panel.unusable.get(i, lane.trouble)) for i, lane in enumerate(lanes)]
     if not many and lanes[0].trouble:
         raise ValueError(lanes[0].trouble)
@@ -102,7 +103,8 @@ def auto_arima(
     return _selection(choice, lanes, orders, panel, many, key, average)
 
 
-def _prepared(y: np.ndarray, period: int, d: int | None, D: int | None) -> Lane:
+def _prepared(y: np.ndarray, period: int, d: int | None, D: int | None, eps: float) -> Lane:
+    """One series between its ends, gaps filled, and its differences; ``eps`` is the rounding of its numbers."""
     seen = np.flatnonzero(~np.isnan(y))
     begin, end = int(seen[0]), int(seen[-1]) + 1
     gaps = bool(end - begin > seen.size)
@@ -115,7 +117,7 @@ def _prepared(y: np.ndarray, period: int, d: int | None, D: int | None) -> Lane:
     if seen.size < c.size + 4:
         return Lane(np.zeros(2), d, D, begin, end, gaps, f"y has {seen.size} values; too few once differenced.")
     w = np.convolve(z, c, mode="valid")
-    flat = np.ptp(w) <= 1e-10 * max(np.abs(z).max(), 1e-300)
+    flat = np.ptp(w) <= 8 * eps * np.abs(c).sum() * max(np.abs(z).max(), 1e-300)
     return Lane(w, d, D, begin, end, gaps, f"y is constant once differenced (d={d}, D={D})." if flat else "")
 
 

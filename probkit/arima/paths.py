@@ -11,7 +11,8 @@ from probkit.arima.gaps import gappy_futures
 from probkit.arima.many import in_chunks
 from probkit.arima.polynomials import difference_polynomial
 
-#: Draws of the parameters a series; the rest of a path's randomness is drawn for every path.
+#: Draws of the parameters a series; the rest of a path's randomness is drawn for every path (the variance of a series
+#: with gaps for every set).
 SETS = 64
 #: Lanes of one program call.
 BATCH = 512
@@ -37,6 +38,8 @@ def draw_paths(
     for i in np.flatnonzero(usable):
         ends = np.cumsum(weights[:, i])
         which = np.minimum(np.searchsorted(ends, (np.arange(sets) + offset[i]) / sets), len(ends) - 1)
+        # In no order of candidates: where draws are no multiple of the sets, the last sets give fewer.
+        which = which[np.asarray(jax.random.permutation(jax.random.fold_in(k_which, i), sets))]
         for c in np.unique(which):
             rows = np.flatnonzero(which == c)
             at, own, n = choice.column[c, i], choice.candidates[c].mask(orders), choice.scored[i]

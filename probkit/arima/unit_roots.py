@@ -50,7 +50,7 @@ def adf(y: Float[np.ndarray, " time"], lags: int | None = None, terms: str = "c"
 
     Args:
         y: the series, complete.
-        lags: l; by default the one of least AIC up to the whole part of $12 (n / 100)^{1/4}$.
+        lags: l; by default the one of least AIC up to $\lceil 12 (n / 100)^{1/4} \rceil$.
         terms: ``"c"`` for the constant, ``"ct"`` for a trend as well, ``"n"`` for neither.
 
     Returns:
@@ -65,9 +65,11 @@ def adf(y: Float[np.ndarray, " time"], lags: int | None = None, terms: str = "c"
     own = {"n": 0, "c": 1, "ct": 2}[terms]
     if y.ndim != 1 or not np.isfinite(y).all() or y.size < 5 + 2 * own or np.ptp(y) == 0:
         raise ValueError(f"y has shape {y.shape}; one complete series that is not constant, of some length, is wanted.")
-    most = min(int(np.ceil(12 * (y.size / 100) ** 0.25)), y.size // 2 - own - 1) if lags is None else lags
-    if not 0 <= most < (y.size - 1 - own) // 2:
-        raise ValueError(f"lags is {lags!r}; a number from 0 to {(y.size - 1 - own) // 2 - 1} is wanted.")
+    y = (y - (y.mean() if own else 0.0)) / np.std(y)  # the statistic has no unit, but X'X is inverted
+    end = (y.size - 1 - own) // 2
+    most = min(int(np.ceil(12 * (y.size / 100) ** 0.25)), y.size // 2 - own - 1, end - 1) if lags is None else lags
+    if not 0 <= most < end:
+        raise ValueError(f"lags is {lags!r}; a number from 0 to {end - 1} is wanted.")
     if lags is None:
         lags = min(range(most + 1), key=lambda l: _dickey_fuller(y, l, own, most)[1])
     statistic, _, n = _dickey_fuller(y, lags, own, lags)

@@ -128,14 +128,15 @@ def masked(net: Any, key: Array, rate: float) -> Any:
         ValueError: the net has one array of weights alone, and so no hidden units.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(net)
-    held = [i for i, (_, leaf) in enumerate(flat) if eqx.is_inexact_array(leaf) and leaf.ndim >= 2]
+    name = lambda path: getattr(path[-1], "key", getattr(path[-1], "name", ""))
+    weight = lambda path, leaf: eqx.is_inexact_array(leaf) and leaf.ndim >= 2 and name(path) != "bias"
+    held = [i for i, (path, leaf) in enumerate(flat) if weight(path, leaf)]
     if len(held) < 2:
         raise ValueError("The net has no hidden units to leave out; dropout takes a net of two layers or more.")
     leaves = [leaf for _, leaf in flat]
     for i, k in zip(held[1:], jax.random.split(key, len(held) - 1), strict=True):
         # Inputs stand second, or last but one in a ``kernel`` (Flax's name).
-        last = flat[i][0][-1]
-        axis = leaves[i].ndim - 2 if getattr(last, "key", getattr(last, "name", "")) == "kernel" else 1
+        axis = leaves[i].ndim - 2 if name(flat[i][0]) == "kernel" else 1
         shape = [size if a == axis else 1 for a, size in enumerate(leaves[i].shape)]
         kept = jax.random.bernoulli(k, 1 - rate, shape)
         leaves[i] = jnp.where(kept, leaves[i] / (1 - rate), 0.0)

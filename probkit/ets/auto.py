@@ -222,7 +222,7 @@ def _paths(
             for j in range(min(size, len(lane) - begin)):
                 last = ends[first + c[j], l[j]]
                 taken = counts[first + c[j], l[j]]
-                out[last - taken : last, :, l[j]] = some[:taken, :, j]
+                out[last - taken : last, :, l[j]] = some[last - taken : last, :, j]  # draws of its own
         first += len(one.forms)
     out[:, :, list(unusable)] = np.nan
     return out

@@ -134,8 +134,13 @@ def residuals(form: Form, x: Array, y: Array, m: Masks) -> Float[Array, "time la
     return jnp.where(valid, found.error / mean * jnp.exp(centre), jnp.nan)
 
 
-def starting_point(form: Form, y: Float[Array, "time lanes"], period: int) -> Float[Array, "params lanes"]:
-    """A line through the first seasons, and the mean deviation (or ratio) of each place in the season from it."""
+def starting_point(
+    form: Form, y: Float[Array, "time lanes"], period: int, relative: Any = False
+) -> Float[Array, "params lanes"]:
+    """A line through the first seasons, and the mean deviation (or ratio) of each place in the season from it.
+
+    The line does not leave the positive where the form needs that, or the lane (``relative``), its errors being so.
+    """
     seen = ~jnp.isnan(y)
     age = jnp.cumsum(lax.cummax(seen.astype(jnp.int8)), 0, dtype=jnp.int32).astype(y.dtype)  # 1 at the first value
     used = seen & (age <= max(10, 3 * period))
@@ -145,12 +150,9 @@ def starting_point(form: Form, y: Float[Array, "time lanes"], period: int) -> Fl
     spread = jnp.sum(weight * (age - middle) ** 2, 0)
     slope = jnp.sum(weight * (age - middle) * (value - centre), 0) / jnp.where(spread > 0, spread, 1.0)
     level = centre - slope * middle
-    if form.positive:  # a falling line must not leave the positive
-        least = 0.1 * centre
-        slope = jnp.where(level > 0, slope, 0.0)
-        level = jnp.where(level > 0, level, centre)
-        slope = jnp.where(level + slope * jnp.max(age * used, 0) > least, slope, 0.0)
-        level = jnp.where(slope == 0, centre, level)
+    first, last = level + slope, level + slope * jnp.max(age * used, 0)
+    outside = (jnp.asarray(relative) | form.positive) & ((level <= 0) | (first <= 0) | (last <= 0.1 * centre))
+    slope, level = jnp.where(outside, 0.0, slope), jnp.where(outside, centre, level)
     shares = jnp.broadcast_to(jnp.asarray(STARTS[0], y.dtype)[:, None], (4, y.shape[1]))
     first = slope if form.trend != "M" else jnp.clip(1 + slope / jnp.where(level > 0, level, 1.0), 0.8, 1.2)
     parts = [shares, level[None], first[None]]
@@ -201,7 +203,7 @@ def _fit(form: Form, y: Array, m: Masks, prior: Array, period: int, steps: int, 
     size = jnp.sum(jnp.where(seen, jnp.abs(y), 0.0), 0) / jnp.maximum(count, 1.0)
     unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
     y = y / unit
-    found = _best_of_starts(form, y, m, prior, starting_point(form, y, period), steps, whole)
+    found = _best_of_starts(form, y, m, prior, starting_point(form, y, period, m.multiplicative), steps, whole)
     variance = found.cost / jnp.maximum(count - used_parameters(form, m, found.x.shape[0]) + 1, 1.0)
     covariance = _covariance(found.normal, variance, prior)
     penalty = _penalty(form, found.x, m, prior)

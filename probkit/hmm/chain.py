@@ -41,26 +41,24 @@ class Chain(NamedTuple):
     next: Float[Array, " states"]
 
 
-def _relative(terms: Array) -> tuple[Array, Array]:
-    """Densities over the largest of their time, and the log of that; 1 and -inf where all are 0."""
-    largest = jnp.max(terms, axis=1)
-    sound = jnp.isfinite(largest)
-    return jnp.where(sound[:, None], jnp.exp(terms - jnp.where(sound, largest, 0.0)[:, None]), 1.0), largest
-
-
-def _forward(initial: Array, transition: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+def _forward(initial: Array, transition: Array, terms: Array) -> tuple[Array, Array, Array, Array]:
     """Predicted and filtered probabilities, log c, and the probabilities of the next state."""
 
-    def step(predicted, b):
+    def step(predicted, term):
+        # Densities over the largest of the states that are possible at all.
+        largest = jnp.max(jnp.where(predicted > 0, term, -jnp.inf))
+        sound = jnp.isfinite(largest)
+        used = (predicted > 0) & sound
+        b = jnp.where(used, jnp.exp(jnp.where(used, term - jnp.where(sound, largest, 0.0), 0.0)), 0.0)
         joint = predicted * b
         c = jnp.sum(joint)
         # All mass on states that the observation rules out: the path ends, with density 0, and nothing is NaN.
         possible = c > 0
         filtered = jnp.where(possible, joint / jnp.where(possible, c, 1.0), predicted)
-        log_c = jnp.where(possible, jnp.log(jnp.where(possible, c, 1.0)), -jnp.inf)
+        log_c = jnp.where(possible, jnp.log(jnp.where(possible, c, 1.0)) + jnp.where(sound, largest, 0.0), -jnp.inf)
         return filtered @ transition, (predicted, filtered, log_c)
 
-    after, out = lax.scan(step, initial, b)
+    after, out = lax.scan(step, initial, terms)
     return (*out, after)
 
 
@@ -77,26 +75,30 @@ def log_likelihood(
     Returns:
         The log-likelihood; -inf where no path is possible.
     """
-    b, largest = _relative(terms)
-    _, _, log_c, _ = _forward(initial, transition, b)
-    return jnp.sum(log_c + largest)
+    return jnp.sum(_forward(initial, transition, terms)[2])
 
 
 def infer(
     initial: Float[Array, " states"], transition: Float[Array, "states states"], terms: Float[Array, "time states"]
 ) -> Chain:
     """Forwards and backwards: what is known of each state. Arguments as in :func:`log_likelihood`."""
-    b, largest = _relative(terms)
-    predicted, filtered, log_c, after = _forward(initial, transition, b)
+    predicted, filtered, log_c, after = _forward(initial, transition, terms)
+    log_A = jnp.log(transition)
 
-    def back(beta, b):
-        before = transition @ (b * beta)
-        return before / jnp.maximum(jnp.sum(before), jnp.finfo(b.dtype).tiny), beta
+    def back(log_beta, term):
+        before = jax.nn.logsumexp(log_A + term + log_beta, axis=1)
+        largest = jnp.max(before)
+        return before - jnp.where(jnp.isfinite(largest), largest, 0.0), log_beta
 
-    _, beta = lax.scan(back, jnp.ones_like(initial) / initial.shape[0], b, reverse=True)
-    scaled = lambda x: x / jnp.maximum(jnp.sum(x, axis=1, keepdims=True), jnp.finfo(x.dtype).tiny)
-    smoothed, left_out = scaled(filtered * beta), scaled(predicted * beta)
-    return Chain(jnp.sum(log_c + largest), predicted, filtered, smoothed, left_out, after)
+    _, log_beta = lax.scan(back, jnp.zeros_like(initial), terms, reverse=True)
+
+    def weighed(p):
+        log_p = jnp.log(p) + log_beta
+        largest = jnp.max(log_p, axis=1, keepdims=True)
+        q = jnp.exp(log_p - jnp.where(jnp.isfinite(largest), largest, 0.0))
+        return q / jnp.maximum(jnp.sum(q, axis=1, keepdims=True), jnp.finfo(q.dtype).tiny)
+
+    return Chain(jnp.sum(log_c), predicted, filtered, weighed(filtered), weighed(predicted), after)
 
 
 def most_likely_path(

@@ -113,8 +113,8 @@ class HiddenMarkov(dist.Distribution):
     @property
     def variance(self) -> Float[Array, " time"]:
         """Variance of y before any is seen."""
-        second = self.probabilities @ (self.emission.variance + self.emission.mean**2)
-        return second - self.mean**2
+        apart = self.emission.mean - self.mean[:, None]
+        return self.probabilities @ self.emission.variance + jnp.sum(self.probabilities * apart**2, axis=1)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*sample time"]:
         """Draws of y."""

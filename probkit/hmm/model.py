@@ -235,12 +235,14 @@ class HMM(Model):
         return self.distribution(None, y.shape[0]).most_likely_path(y)[0] + 1
 
     def decompose(self, y: Float[Array, " n"], X: Any, key: Array) -> dict[str, tuple[Array, Array, Array]]:
-        """The mean of y and the probability of each state at each time, given y; no more is to be drawn of them."""
+        """The mean of y in the state at each time, and the probability of each state, given y."""
         law = self.distribution(X, y.shape[0])
         smoothed = law.infer(y).smoothed
+        each, path = law.emission.mean, law.sample_path(key, y)
+        mean = smoothed @ each
+        sd = jnp.sqrt(jnp.sum(smoothed * (each - mean[:, None]) ** 2, axis=1))
         known = {f"state_{i + 1}": smoothed[:, i] for i in range(smoothed.shape[1])}
-        told = {"signal": smoothed @ law.emission.mean} | known
-        return {name: (x, jnp.zeros_like(x), x) for name, x in told.items()}
+        return {"signal": (mean, sd, each[path])} | {name: (x, jnp.zeros_like(x), x) for name, x in known.items()}
 
     def impute(self, y: Float[Array, " n"], X: Any, key: Array) -> Float[Array, " n"]:
         """y with one joint draw of what is missing."""

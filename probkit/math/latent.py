@@ -37,4 +37,5 @@ def positive_curvature(curvature: Terms, phi: Any, f: Array, y: Array) -> Array:
 def _where_seen(terms: Terms, phi: Any, f: Array, y: Array) -> Array:
     # Values stand in for what is missing: a NaN behind a `where` would be one in the gradient.
     seen = ~jnp.isnan(y)
-    return jnp.where(seen, terms(phi, jnp.where(seen, f, 0.0), jnp.where(seen, y, jnp.nanmax(y))), 0.0)
+    stand_in = jnp.nanmax(jnp.where(jnp.any(seen), y, 1.0))
+    return jnp.where(seen, terms(phi, jnp.where(seen, f, 0.0), jnp.where(seen, y, stand_in)), 0.0)

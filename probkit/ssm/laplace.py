@@ -79,7 +79,7 @@ class Approximation(NamedTuple):
     next: Start
 
 
-def proper_start(s: Structure, scale: Float[Array, ""]) -> Structure:
+def proper_start(s: Structure, scale: Float[Array, ""], length: int) -> Structure:
     """The model with its flat states normal: each moves the signal by about `scale` over the times at hand.
 
     A form that depends on time counts by its range, and the level makes up for its mean: inputs need no centre.
@@ -90,6 +90,8 @@ def proper_start(s: Structure, scale: Float[Array, ""]) -> Structure:
     z = jnp.broadcast_to(s.z, (jnp.shape(s.z)[0], s.q.shape[0]) if s.z.ndim == 2 else (1, s.q.shape[0]))[:, flat]
     middle = jnp.mean(z, axis=0)
     reach, size = jnp.max(jnp.abs(z - middle), axis=0), jnp.max(jnp.abs(z), axis=0)
+    # A slope is not seen at once: what it has moved by the last time counts.
+    size = jnp.maximum(size, jnp.abs(z[-1] @ jnp.linalg.matrix_power(s.flat_T, length - 1)))
     moves = reach > 1e-3 * size
     sd = scale / jnp.where(moves, reach, jnp.where(size > 0, size, 1.0))
     variance = sd * sd
@@ -255,6 +257,7 @@ def approximate(
     s: Structure,
     start: Float[Array, " time"] | None,
     y: Float[Array, " time"],
+    information: Terms | None = None,
 ) -> Approximation:
     """Mode, curvature and evidence.
 
@@ -266,9 +269,10 @@ def approximate(
         s: the model without flat states; its h is not used.
         start: where the search for the mode begins; None for the prior mean.
         y: observations; NaN is missing.
+        information: the curvature of the approximation, where it is not that of the search; static.
     """
     f = mode(terms, curvature, phi, s, start, y)
-    g, W = gradient(terms, phi, f, y), _weights(terms, curvature, phi, f, y)
+    g, W = gradient(terms, phi, f, y), _weights(terms, information or curvature, phi, f, y)
     found = run(s, W, W * (f - s.d) + g)
     value = jnp.sum(masked(terms, phi, f, y)) - 0.5 * jnp.sum(g * (f - s.d)) - 0.5 * jnp.sum(jnp.log1p(W * found.p))
     a, P = found.next

@@ -39,6 +39,12 @@ def _majorant(phi: tuple, f: Array, y: Array) -> Array:
     return (likelihood.df + 1) * unit**2 / (likelihood.df * likelihood.scale**2 + error**2)
 
 
+def _information(phi: tuple, f: Array, y: Array) -> Array:
+    """What an observation is expected to tell of f: the majorant guides the search, but tells too much."""
+    likelihood, _, unit = phi
+    return likelihood.fisher(f)[:, 0, 0] * unit**2
+
+
 class LatentSeries(dist.Distribution):
     """A sum of structural parts observed through a likelihood, its states integrated out by Laplace's method.
 
@@ -70,7 +76,7 @@ class LatentSeries(dist.Distribution):
             _, s, origin, unit = in_units(y, s)
         else:
             origin, unit = jnp.zeros_like(s.h), jnp.ones_like(s.h)
-        return laplace.proper_start(s, jnp.asarray(self.start_scale, s.q.dtype)), origin, unit
+        return laplace.proper_start(s, jnp.asarray(self.start_scale, s.q.dtype), self.length), origin, unit
 
     def _approximate(self, y: Array) -> tuple[laplace.Approximation, Structure, tuple]:
         y = jnp.asarray(y, self.structure.q.dtype)
@@ -78,7 +84,8 @@ class LatentSeries(dist.Distribution):
         phi = (self.likelihood, origin, unit)
         heavy = isinstance(self.likelihood, StudentT)
         start = jnp.where(jnp.isnan(y), s.d, (y - origin) / unit) if heavy else None
-        found = laplace.approximate(_terms, _majorant if heavy else None, phi, s, start, y)
+        known = (_majorant, _information) if heavy else (None, None)
+        found = laplace.approximate(_terms, known[0], phi, s, start, y, known[1])
         return found, s, phi
 
     def log_prob(self, value: Float[Array, " time"], intermediates: None = None) -> Float[Array, ""]:
@@ -153,7 +160,8 @@ class LatentSeries(dist.Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of y, the starting states from their proper law (for a location, with unit 1)."""
         k_signal, k_y = jax.random.split(key)
-        s = laplace.proper_start(self.structure, jnp.asarray(self.start_scale, self.structure.q.dtype))
+        scale = jnp.asarray(self.start_scale, self.structure.q.dtype)
+        s = laplace.proper_start(self.structure, scale, self.length)
         s = eqx.tree_at(lambda s: s.h, s, jnp.zeros_like(s.h))
         signal = LinearGaussian(s.matrices(), s.start(), self.length).sample(k_signal, sample_shape)
         return observe(self.likelihood, k_y, signal)

@@ -100,7 +100,9 @@ def unscented(y: Float[ArrayLike, "time *p"], model: Nonlinear, kappa: float = 1
 
     def moments(g: Callable, a: Array, P: Array) -> tuple[Array, Array, Array]:
         m = a.shape[0]
-        root = math.sqrt(m + kappa) * safe_cholesky(P)[0].T
+        known = jnp.trace(P) <= 0  # a state known exactly has no spread to take apart
+        L = safe_cholesky(jnp.where(known, jnp.eye(m, dtype=P.dtype), P))[0]
+        root = math.sqrt(m + kappa) * jnp.where(known, 0.0, L).T
         steps = jnp.concatenate([jnp.zeros((1, m), a.dtype), root, -root])
         weight = jnp.full(2 * m + 1, 0.5 / (m + kappa), a.dtype).at[0].set(kappa / (m + kappa))
         values = jax.vmap(lambda step: g(a + step))(steps)
@@ -196,13 +198,14 @@ def bootstrap(
         anew = effective < 0.5 * particles
         # One uniform number for all: a comb over the distribution function of the weights.
         comb = (jax.random.uniform(k_choose, (), weight.dtype) + jnp.arange(particles)) / particles
-        chosen = jnp.clip(jnp.searchsorted(jnp.cumsum(weight), comb), 0, particles - 1)
+        total = jnp.cumsum(weight)
+        chosen = jnp.clip(jnp.searchsorted(total, comb * total[-1]), 0, particles - 1)
         chosen = jnp.where(anew, chosen, jnp.arange(particles))
         log_w = jnp.where(anew, -math.log(particles), jnp.log(weight))
         moved = jax.vmap(lambda key, x: move(key, x, t))(jax.random.split(k_move, particles), x[chosen])
         return (moved, log_w), (weight @ x, effective, value)
 
-    start = x, jnp.full(particles, -math.log(particles), x.dtype)
+    start = x, jnp.full(particles, -math.log(particles), jnp.result_type(float, x))
     inputs = jax.random.split(k_steps, y.shape[0]), y, jnp.arange(y.shape[0])
     out: Any = lax.scan(step, start, inputs)[1]
     mean, effective, values = out

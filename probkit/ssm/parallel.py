@@ -78,7 +78,12 @@ def log_likelihood(y: ArrayLike, model: StateSpace, start: Start) -> Float[Array
     flat = jnp.shape(start.A)[1] > 0
     if flat or jax.default_backend() == "cpu" or jnp.shape(y)[0] < LONG:
         return kalman.log_likelihood(y, model, start)
-    return run_filter(y, model, start).log_likelihood
+    s = as_system(y, model, start)
+    S = s.Z @ s.V @ _t(s.Z) + s.H
+    # A step that an observation sees without noise has no map of its own; the filter in turn needs none.
+    floor = 8 * jnp.finfo(s.y.dtype).eps * jnp.diagonal(S, axis1=-2, axis2=-1)
+    regular = jnp.all(eliminate(S)[1] > floor)
+    return lax.cond(regular, lambda: _run(s).log_likelihood, lambda: kalman.log_likelihood(y, model, start))
 
 
 def _run(s: System) -> Filtered:

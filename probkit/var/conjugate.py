@@ -51,12 +51,19 @@ def lagged(y: Float[Array, "time n"], lags: int) -> tuple[Float[Array, "T n"], F
 
 
 def residual_variances(y: Float[Array, "time n"], lags: int) -> Float[Array, " n"]:
-    """Variance of the errors of an autoregression of each series by itself, the units of the Minnesota prior."""
+    """Variance of the errors of an autoregression of each series by itself, the units of the Minnesota prior.
+
+    Of fewer lags where the series is short, so that a degree of freedom is left; of three values their own variance.
+    """
+    rows = y.shape[0]
+    lags = max(1, min(lags, (rows - 2) // 3))
+    least = 1e-6 if rows > 2 * lags + 1 else 1.0
 
     def one(x: Array) -> Array:
         Y, Z = lagged(x[:, None], lags)
         error = Y - Z @ jnp.linalg.lstsq(Z, Y)[0]
-        floor = 1e-6 * jnp.var(x) + jnp.finfo(x.dtype).tiny
+        variance = jnp.var(x)
+        floor = least * jnp.where(variance > 0, variance, 1.0)
         return jnp.maximum(jnp.sum(error**2) / max(Y.shape[0] - Z.shape[1], 1), floor)
 
     return jax.lax.map(one, y.T)
@@ -107,7 +114,7 @@ def posterior(
     B = B0 + move
     error = Y - Z @ B
     S = S0 + error.T @ error + (move * precision[:, None]).T @ move
-    df = df0 + T
+    df = df0 + T - jnp.sum(precision == 0)  # a flat coefficient takes one, as in least squares
     log_det = lambda M: jnp.linalg.slogdet(M)[1]
     log_ratio = -2 * jnp.sum(jnp.log(jnp.diagonal(L)) + jnp.log(size)) + jnp.sum(jnp.log(precision))
     value = (

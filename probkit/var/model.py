@@ -73,11 +73,17 @@ class VAR:
         border.check_key(key, "fit")
         began = time.perf_counter()
         values, names, labels = _table(y, self.lags)
+        rows, unknown = values.shape[0] - self.lags, values.shape[1] * self.lags + 1
         k_draw, k_predict = jax.random.split(key)
         grid = GRID if self.tightness is None else np.array([self.tightness])
         options = (self.lags, self.decay, self.own_lag, self.draws)
         found = jax.device_get(_posterior(values, jnp.asarray(grid, values.dtype), k_draw, options))
         B, root, tightness, evidence = found
+        if not (np.isfinite(B).all() and np.isfinite(root).all()) or (np.isinf(grid).any() and rows <= unknown):
+            raise ValueError(
+                f"{self!r} has no proper posterior: {rows} equations and {unknown} coefficients a series, or series "
+                "that are constant or sums of one another. Give a finite tightness."
+            )
         report = _report(self, Seconds(0.0, time.perf_counter() - began))
         y = np.asarray(values)
         return VARPosterior(self, y, names, labels, B, root, tightness, float(evidence), report, k_predict)

@@ -33,6 +33,9 @@ def test_dickey_fuller(terms):
             theirs = stattools.adfuller(y, maxlag=lags, regression=terms, autolag=None if lags else "AIC")
             assert_allclose(found.statistic, theirs[0], rtol=1e-8)
             assert (found.lags, found.values) == theirs[2:4]
+            far = unit_roots.adf(1e8 * y + (0 if terms == "n" else 1e9), lags, terms)
+            assert_allclose(far.statistic, theirs[0], rtol=1e-5)
             assert_allclose(list(found.critical.values()), [theirs[4][name] for name in found.critical])
+    assert np.isfinite(unit_roots.adf(Y[:10], terms=terms).statistic)
     with pytest.raises(ValueError, match="terms is 'x'"):
         unit_roots.adf(Y, terms="x")

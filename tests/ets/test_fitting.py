@@ -54,3 +54,12 @@ def test_the_prior_moves_the_trend_alone():
     assert (np.asarray(held.log_likelihood) <= np.asarray(plain.log_likelihood) + slack).all()
     assert (loss(held)[:4] <= loss(plain)[:4] + slack).all()
     assert_allclose(held.log_likelihood[4], plain.log_likelihood[4], atol=slack)
+
+
+def test_errors_in_ratios_of_a_series_that_grows_from_near_zero():
+    """The line through its first values leaves the positive; relative errors have a start all the same."""
+    y = jnp.asarray(np.arange(1.0, 31.0) * np.arange(2.0, 32.0) / 2)[:, None]
+    form = fitting.program("A", "N")
+    m = fitting.masks([form], jnp.zeros(1, int))._replace(multiplicative=jnp.ones(1, bool))
+    found = fitting.fit(form, y, m, 1)
+    assert np.isfinite(found.log_likelihood[0]) and found.sigma[0] < 0.1

@@ -219,3 +219,13 @@ def test_wrong_arguments():
         pk.hmm.Categorical(2, 1)
     with pytest.raises(TypeError, match="takes no X"):
         pk.fit(pk.HMM(pk.hmm.Gaussian(2)), [1.0, 2.0], [1.0, 2.0], key=KEY)
+
+
+def test_states_that_cannot_be_say_nothing():
+    """The chain begins in the first state, though the second explains the first value far better."""
+    initial, terms = jnp.array([1.0, 0.0]), jnp.array([[-800.0, 0.0], [-1.0, -900.0]])
+    transition = jnp.array([[0.5, 0.5], [0.0, 1.0]])
+    value, slope = jax.value_and_grad(lambda t: chain.log_likelihood(initial, transition, t))(terms)
+    assert_allclose(value, -801 + np.log(0.5), rtol=tol(1e-12, 1e-6))
+    assert_allclose(slope, [[1.0, 0.0], [1.0, 0.0]], atol=1e-6)
+    assert_allclose(chain.infer(initial, transition, terms).smoothed, [[1.0, 0.0], [1.0, 0.0]], atol=1e-6)

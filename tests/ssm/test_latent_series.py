@@ -8,6 +8,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.special
+import scipy.stats
 from helpers import shared, tol
 from numpy.testing import assert_allclose
 
@@ -15,8 +17,9 @@ import probkit as pk
 from probkit.gp import laplace as dense
 from probkit.likelihoods import Bernoulli, Binomial, Gaussian, NegativeBinomial, Poisson, StudentT
 from probkit.math.latent import observed_curvature
+from probkit.observation import Observation
 from probkit.ssm import components, laplace
-from probkit.ssm.latent import LatentSeries, _majorant, _terms
+from probkit.ssm.latent import LatentSeries, _information, _terms
 from probkit.ssm.structural_distribution import StructuralDistribution
 
 KEY = jax.random.key(0)
@@ -83,7 +86,7 @@ def test_the_iterated_smoother_is_the_dense_approximation(name):
     found, s, phi, (variance, share) = run(POINT)
     K = covariance(s)
     plain = lambda phi, f, y: observed_curvature(_terms, phi, f, y)
-    twin = dense.approximate(_terms, _majorant if name == "student" else plain, phi, jnp.asarray(K), jnp.zeros(N), y)
+    twin = dense.approximate(_terms, _information if name == "student" else plain, phi, jnp.asarray(K), jnp.zeros(N), y)
     assert_allclose(found.log_evidence, twin.log_evidence, rtol=tol(1e-8, 1e-3))
     assert_allclose(found.f, twin.f, atol=tol(1e-7, 2e-2))
     S = np.linalg.inv(np.linalg.inv(K.astype(float)) + np.diag(np.asarray(found.W, float)))
@@ -247,3 +250,19 @@ def test_wrong_arguments():
         pk.fit(pk.LatentStructural(level, Binomial(3)), [1.0, 4.0], key=KEY)
     with pytest.raises(TypeError, match="latent columns"):
         pk.fit(pk.LatentStructural(level, pk.likelihoods.Categorical(3)), [1.0, 2.0], key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("rate", "sd", "y"), [(3.0, 0.5, 2.0), (1000.0, 0.5, 1144.0), (1e4, 0.3, 1e4), (5.0, 2.0, 0.0)]
+)
+def test_counts_that_know_their_rate(rate, sd, y):
+    """The law of a count whose log rate is normal, against a fine grid, however narrow the likelihood is."""
+    f = np.log(rate) + np.linspace(-9, 9, 200_001) * sd
+    term = scipy.stats.norm.logpdf(f, np.log(rate), sd) + scipy.stats.poisson.logpmf(y, np.exp(f))
+    exact = scipy.special.logsumexp(term) + np.log(f[1] - f[0])
+    law = Observation(Poisson(unit=1.0), jnp.asarray([np.log(rate)]), jnp.asarray([sd**2]))
+    assert_allclose(law.log_prob(jnp.asarray([y]))[0], exact, atol=tol(1e-6, 2e-2))
+
+
+def test_nothing_observed_says_nothing():
+    assert float(law("poisson", POINT).log_prob(jnp.full(N, jnp.nan))) == 0.0

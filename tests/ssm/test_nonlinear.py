@@ -40,6 +40,14 @@ def test_linear_models_are_exact(run, exact):
         a, P = T @ a, T @ P @ T.T + Q
 
 
+def test_a_start_that_is_known():
+    """No variance at the first time: both are the Kalman filter still."""
+    model = LINEAR._replace(P=np.zeros((2, 2)))
+    exact = kalman.log_likelihood(jnp.asarray(Y), StateSpace(Z, R, T, np.eye(2), Q), known_start(A1, np.zeros((2, 2))))
+    for run in (nonlinear.extended, nonlinear.unscented):
+        assert_allclose(run(jnp.asarray(Y), model).log_likelihood, exact, rtol=tol(1e-9, 1e-4))
+
+
 def test_squares():
     """Of x ~ N(a, P) the square has mean a² + P, which the unscented filter knows and the extended one does not."""
     model = nonlinear.Nonlinear(lambda x, t: x**2, lambda x, t: x, np.eye(1) * 0.1, np.eye(1), np.ones(1), np.eye(1))

@@ -39,8 +39,19 @@ def test_flat_prior_is_least_squares(flat):
     error = flat.B.std(0) / np.sqrt(4000)
     assert (np.abs(flat.B.mean(0) - expected) < 5 * error).all()
     residual = y[2:] - np.array(rows) @ expected
-    assert_allclose(flat.covariance.mean(0), residual.T @ residual / len(residual), rtol=0.1)
+    assert_allclose(flat.covariance.mean(0), residual.T @ residual / (len(residual) - 5), rtol=0.03)
     assert_allclose(flat.moduli().mean(), np.abs(np.linalg.eigvals(A)).max(), atol=0.1)
+
+
+def test_series_that_tell_little():
+    """A constant column harms nothing under a proper prior; a flat one needs more equations than coefficients."""
+    few = np.stack([Y[:5, 0], np.full(5, 3.0)], axis=1)
+    found = pk.fit(pk.VAR(2), few, key=KEY)
+    assert np.isfinite(found.B).all() and np.isfinite(found.forecast(2).draws).all()
+    spread = np.sqrt(found.covariance.mean(0)[0, 0]) / few[:, 0].std()
+    assert 0.1 < spread < 10  # the fit of two lags to three equations is perfect, and means nothing
+    with pytest.raises(ValueError, match="no proper posterior: 5 equations and 5 coefficients"):
+        pk.fit(pk.VAR(2, tightness=np.inf), Y[:7], key=KEY)
 
 
 def test_evidence_is_the_matrix_t_density():

@@ -18,7 +18,8 @@ class Checkpoint:
     """A file in a folder for one run, named by a digest of what the run depends on: method, key, model and data.
 
     A run of something else (another fold, another seed) has another file, so one folder serves many. The file stays
-    when the run ends; asked once more for the same, the run gives its answer from there.
+    when the run ends; asked once more for the same, the run gives its answer from there. Functions inside a net count
+    by their names: two lambdas of one name are the same run.
 
     Args:
         folder: where the file stands, made if need be; None keeps nothing.
@@ -32,11 +33,11 @@ class Checkpoint:
         if folder is None:
             return
         digest = hashlib.sha256(what.encode())
-        structure = str(jax.tree_util.tree_structure((target, inputs)))
-        digest.update(re.sub(r" at 0x[0-9a-f]+", "", structure).encode())  # addresses differ between processes
+        plain = lambda text: re.sub(r" at 0x[0-9a-f]+", "", text).encode()  # addresses differ between processes
+        digest.update(plain(str(jax.tree_util.tree_structure((target, inputs)))))
         for leaf in jax.tree_util.tree_leaves((target, inputs)):
             array = _plain(leaf) if eqx.is_array(leaf) else None
-            content = repr(leaf).encode() if array is None else str((array.dtype, array.shape)).encode()
+            content = plain(repr(leaf)) if array is None else str((array.dtype, array.shape)).encode()
             digest.update(content + (b"" if array is None else array.tobytes()))
         self.path = Path(folder) / f"{digest.hexdigest()[:16]}.npz"
         self.path.parent.mkdir(parents=True, exist_ok=True)

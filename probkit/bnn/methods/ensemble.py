@@ -29,9 +29,10 @@ class Ensemble(Method):
     y that are missing are left out. The draws are the members, axis (draw,). They do not follow the posterior: compare
     by ``pk.kfold``.
 
-    Each member is pulled to the draw of the prior that it started from, not to 0 (``anchored``): where data are few,
-    the mode around 0 is a net that says nothing, and all members would be that one; pulled apart they differ as much as
-    the prior where there are no data.
+    Each member is pulled to the point that it started from, not to 0 (``anchored``): a draw of the prior, or of one of
+    unit scale where the prior is wider. Where data are few, the mode around 0 is a net that says nothing, and all
+    members would be that one; pulled apart they differ as much as those draws where there are no data. Under ``init``
+    all start there, and are pulled there.
 
     The scale of the weights stays that of the prior: where the truth bends more, the likeliest net is a smoother one
     with more noise. Give ``pk.BNN(net, prior=2.0)`` then, or take :class:`probkit.bnn.LaplaceGGN`, which learns it.

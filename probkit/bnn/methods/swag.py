@@ -21,7 +21,7 @@ from probkit.report import Seconds, timed
 
 
 class Moments(NamedTuple):
-    """What is kept of the points passed: their mean, the mean of their squares, and the last deviations."""
+    """What is kept of the points passed: their mean, their mean squared deviation from it, and the last deviations."""
 
     taken: Int[Array, ""]
     mean: Float[Array, "member D"]
@@ -34,7 +34,7 @@ def collect(m: Moments, u: Float[Array, "member D"]) -> Moments:
     """The moments with one point more, its deviation from the mean so far in the place of the oldest."""
     count = m.taken + 1
     mean = m.mean + (u - m.mean) / count
-    square = m.square + (u**2 - m.square) / count
+    square = m.square + ((u - m.mean) * (u - mean) - m.square) / count
     return Moments(count, mean, square, m.deviations.at[m.taken % m.deviations.shape[0]].set(u - mean))
 
 
@@ -48,7 +48,7 @@ def sample(m: Moments, key: Array, draws: int) -> Float[Array, "member draw D"]:
     """
     k_diagonal, k_rank = jax.random.split(key)
     rank, members, size = m.deviations.shape
-    sd = jnp.sqrt(jnp.maximum(m.square - m.mean**2, 0.0))
+    sd = jnp.sqrt(jnp.maximum(m.square, 0.0))
     diagonal = sd[:, None] * jax.random.normal(k_diagonal, (members, draws, size), m.mean.dtype)
     z = jax.random.normal(k_rank, (members, draws, rank), m.mean.dtype)
     low = jnp.einsum("msr,rmd->msd", z, m.deviations) / jnp.sqrt(max(rank - 1, 1))
