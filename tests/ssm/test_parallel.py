@@ -57,3 +57,16 @@ def test_a_long_series_on_an_accelerator():
     level = StateSpace(np.ones((1, 1)), np.eye(1), np.eye(1), np.eye(1), np.eye(1))
     start = known_start(np.zeros(1), np.eye(1))
     assert_allclose(parallel.log_likelihood(y, level, start), kalman.log_likelihood(y, level, start), rtol=1e-4)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_as_on_an_accelerator(noise, monkeypatch):
+    """A smooth trend seen without noise has no map a step: the filter in turn answers; with noise, the scan."""
+    monkeypatch.setattr(parallel.jax, "default_backend", lambda: "gpu")
+    matrices = np.array([[1.0, 0.0]]), np.full((1, 1), noise), np.array([[1.0, 1.0], [0.0, 1.0]])
+    smooth = StateSpace(*matrices, np.eye(2), np.diag([0.0, 0.1]))
+    y = jnp.asarray(RNG.normal(size=parallel.LONG).cumsum())
+    start = known_start(np.zeros(2), np.eye(2))
+    found = parallel.log_likelihood(y, smooth, start)
+    assert_allclose(found, kalman.log_likelihood(y, smooth, start), rtol=1e-9)
