@@ -11,6 +11,8 @@ from numpyro.distributions import constraints
 
 import probkit as pk
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 
 
@@ -23,7 +25,6 @@ def ppca(y):
     numpyro.sample("y", law.expand([n]).to_event(1), obs=y)
 
 
-@pytest.mark.once
 def test_probabilistic_pca_finds_its_direction():
     rng = np.random.default_rng(0)
     w = np.array([2.0, -1.0, 0.5, 0.0])
@@ -46,7 +47,6 @@ def factorisation(rows, columns, ratings, shape):
     numpyro.sample("y", dist.Normal(u[rows] * v[columns], 0.3), obs=ratings)
 
 
-@pytest.mark.once
 def test_matrix_factorisation_predicts_what_it_has_not_seen():
     rng = np.random.default_rng(1)
     u, v = 1 + 0.5 * rng.normal(size=12), 1 + 0.5 * rng.normal(size=8)

@@ -14,6 +14,8 @@ from numpy.testing import assert_allclose
 
 import probkit as pk
 
+pytestmark = pytest.mark.once
+
 SIGMA = 140.0
 RTOL = tol(1e-8, 1e-4)
 alphas = pytest.mark.parametrize("alpha", [0.05, 0.27, 0.9, 1.0])

@@ -17,6 +17,8 @@ from toys import Line
 import probkit as pk
 from probkit.evaluate.calibration import _below, _envelope, _p_value
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(11)
 LEVEL = pk.LocalLevel(level_scale=dist.HalfNormal(1.0), obs_scale=dist.HalfNormal(1.0))
 
@@ -94,7 +96,6 @@ def test_the_local_level_is_calibrated():
     assert_allclose(found.table()["mean"], 0.5, atol=4 / np.sqrt(12 * 200))
 
 
-@pytest.mark.once
 def test_a_broken_model_is_caught():
     found = calibrated(pk.Auto(draws=500, starts=2), 200, LOUD)
     assert not found.uniform() and "NOT uniform" in repr(found)
@@ -111,7 +112,6 @@ def test_the_envelope_plot(tmp_path):
     assert_allclose(curve, share - np.arange(1, 100) / 100, atol=1e-12)
 
 
-@pytest.mark.once
 def test_inputs_and_components():
     X = np.linspace(-1.0, 1.0, 12)
     model = Line(intercept=dist.Normal(0.0, 3.0), obs_scale=dist.LogNormal(0.0, 0.3))
@@ -132,7 +132,6 @@ def test_inputs_and_components():
         (LEVEL, {"length": 20, "replications": 0}, ValueError, "replications"),
     ],
 )
-@pytest.mark.once
 def test_what_cannot_be_calibrated(model, options, error, message):
     with pytest.raises(error, match=message):
         pk.calibrate(model, key=KEY, progress=False, **options)

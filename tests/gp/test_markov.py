@@ -56,6 +56,7 @@ def test_against_the_dense_process(kernel):
         assert_allclose(got, want, rtol=RTOL, atol=RTOL * float(jnp.abs(want).max()))
 
 
+@pytest.mark.once
 def test_second_derivatives_and_lanes():
     def value(t, which):
         return laws("matern32", t)[which].log_prob(Y)
@@ -102,6 +103,7 @@ def test_draws_follow_their_laws():
     assert_allclose(new.log_prob(value), want.log_prob(value), rtol=tol(1e-7, 1e-2))
 
 
+@pytest.mark.once
 def test_failures_are_minus_infinity():
     kernel = pk.Matern32(0.8, jnp.nan)
     assert MarkovProcess(kernel, X, 0.3).log_prob(Y) == -jnp.inf

@@ -178,6 +178,7 @@ def test_gradient_of_every_part_is_that_of_autodiff(name):
         assert_allclose(a, b, rtol=RTOL, atol=tol(1e-8, 2e-2))
 
 
+@pytest.mark.once
 def test_the_rule_may_be_differentiated_once_more():
     y, model, start = arrays(*case("diffuse, gaps"))
 
@@ -266,6 +267,7 @@ def test_the_state_after_the_last_time_starts_the_future():
     assert np.isposinf(np.diagonal(kalman.forecast(model, start, 2).variance, axis1=1, axis2=2)).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["diffuse, gaps", "trend"])
 def test_draws_of_the_states_have_the_smoother_s_moments(name):
     y, model, start = case(name)

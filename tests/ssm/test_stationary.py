@@ -59,6 +59,7 @@ def test_autocorrelations_against_a_dense_solve():
     assert_allclose(rho, later, rtol=tol(1e-8, 1e-3), atol=tol(1e-12, 1e-5))
 
 
+@pytest.mark.once
 def test_the_default_is_uniform_over_the_region():
     law = StationaryAR(2)  # the triangle with corners (-2, -1), (2, -1), (0, 1)
     assert_allclose(
@@ -80,6 +81,7 @@ def test_another_prior_integrates_to_one():
     assert_allclose(density.sum() * 8 / 200**2, 1, rtol=2e-3)
 
 
+@pytest.mark.once
 def test_it_fits_as_a_prior():
     rng = np.random.default_rng(2)
     y = np.zeros(150)

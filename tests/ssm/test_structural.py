@@ -234,6 +234,7 @@ def test_the_parts_of_a_fit(fitted):
     assert_allclose(fitted.smooth(draws=100).mean, parts["signal"].mean, rtol=tol(1e-9, 1e-5))
 
 
+@pytest.mark.once
 def test_one_step_errors_left_out_values_and_gaps(fitted):
     ahead = fitted.filter(draws=100)
     assert np.isnan(ahead.mean[:3]).all() and np.isfinite(ahead.mean[6:50]).all()
@@ -249,6 +250,7 @@ def test_one_step_errors_left_out_values_and_gaps(fitted):
     assert_allclose(filled.mean[[30, 31]], fitted.predict().mean[[30, 31]], atol=0.06)
 
 
+@pytest.mark.once
 def test_an_anomaly_is_found():
     y = np.random.default_rng(5).normal(size=60)
     y[33] += 9
@@ -256,6 +258,7 @@ def test_an_anomaly_is_found():
     assert list(odd.index[odd["anomaly"]]) == [33]
 
 
+@pytest.mark.once
 def test_news_equal_filtering_all_at_once(fitted):
     later = np.array([7.4, np.nan, 7.3])
     moved = fitted.update(later)
@@ -376,6 +379,7 @@ def test_float32_holds_its_digits_over_ten_thousand_times(variances):
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.once
 def test_law_of_a_sum_in_numpyro():
     law = StructuralDistribution(sum_of_all(jnp.asarray(POINT)), N)
     draws, values = jax.jit(lambda key: (y := law.sample(key, (3,)), law.log_prob(y)))(KEY)

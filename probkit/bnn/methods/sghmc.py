@@ -116,8 +116,9 @@ class SGHMC(Method):
     """Langevin dynamics with friction on minibatches, in cycles that explore and then sample.
 
     Every chain starts from a net of ``training``. Coordinates are scaled by the gradients there, and the step size is
-    set by the stiffest direction, so that nothing has to be tuned to the units or the noise. Where updates take all rows
-    those gradients are only what training left of them: give ``training`` a ``batch_size``. ``momentum=0`` is SGLD.
+    set by the stiffest direction, so that nothing has to be tuned to the units or the noise. Where updates take all
+    rows those gradients are only what training left of them: give ``training`` a ``batch_size``. ``momentum=0`` is
+    SGLD.
 
     Steps are not corrected: the law is right up to the step size, the noise of minibatches (kept below a tenth of the
     temperature in the stiffest direction, which makes small batches slow), and chains hardly change modes. So the draws
