@@ -9,10 +9,10 @@ Tourism by frequency, of which some are in these samples; M3 had no part in it):
 
                                quarterly                               yearly
                                 sMAPE   MASE  coverage-95   MSIS       sMAPE   MASE  coverage-95   MSIS
-    auto_ets                    10.57  1.287        0.937  11.76       19.34  3.034        0.854  48.99
-    auto_ets, averaged          10.71  1.293        0.945  11.64       19.08  2.997        0.873  46.38
+    auto_ets                    10.78  1.321        0.929  12.06       19.52  3.059        0.835  43.83
+    auto_ets, averaged          10.86  1.313        0.940  11.75       19.08  2.998        0.851  41.76
     auto_arima                  11.18  1.352        0.868  15.36       20.27  3.372        0.795  55.95
-    auto_ets + auto_arima       10.37  1.258        0.942  11.67       19.23  3.108        0.869  46.51
+    auto_ets + auto_arima       10.46  1.271        0.938  11.77       19.29  3.105        0.858  43.70
     statsforecast AutoETS       10.63  1.312        0.918  13.07       20.34  3.179        0.802  46.04
     statsforecast AutoARIMA     11.43  1.371        0.834  15.69       19.24  3.291        0.761  58.94
 """
