@@ -125,13 +125,17 @@ def unpack(form: Form, x: Float[Array, "params *lanes"], m: Masks) -> tuple[Weig
 
 def residuals(form: Form, x: Array, y: Array, m: Masks) -> Float[Array, "time lanes"]:
     """What is squared and summed; NaN throughout a lane whose states or means are not positive where they must be."""
-    w, start = unpack(form, x, m)
-    found = run(form, y, w, start)
-    mean = jnp.where(found.seen & m.multiplicative, found.mean, 1.0)
-    valid = found.valid & jnp.all(mean > 0, 0)
+    found = run(form, y, *unpack(form, x, m))
+    return _scaled(found.mean, found.error, found.seen, found.valid, m)[0]
+
+
+def _scaled(mean: Array, error: Array, seen: Array, valid: Array, m: Masks) -> tuple[Array, Array, Array]:
+    """Residuals, and the means (1 where errors are additive) and the size that they are over and times."""
+    mean = jnp.where(seen & m.multiplicative, mean, 1.0)
+    valid = valid & jnp.all(mean > 0, 0)
     mean = jnp.where(mean > 0, mean, 1.0)
-    centre = jnp.sum(jnp.log(mean), 0) / jnp.maximum(jnp.sum(found.seen, 0), 1)
-    return jnp.where(valid, found.error / mean * jnp.exp(centre), jnp.nan)
+    size = jnp.exp(jnp.sum(jnp.log(mean), 0) / jnp.maximum(jnp.sum(seen, 0), 1))
+    return jnp.where(valid, error / mean * size, jnp.nan), mean, size
 
 
 def starting_point(
@@ -280,17 +284,11 @@ def with_jacobian(
         seasons = jnp.where(jnp.isnan(y)[:, None], 0.0, delayed(de[:, 6], period))  # not beyond the last value
         de = jnp.concatenate([de[:, :6], seasons[:, :-1] - seasons[:, -1:]], 1)
     seen = ~jnp.isnan(y)
+    r, mean, size = _scaled(mean, e, seen, valid, m)
     relative = seen & m.multiplicative
-    mean = jnp.where(relative, mean, 1.0)
-    valid = valid & jnp.all(mean > 0, 0)
-    mean = jnp.where(mean > 0, mean, 1.0)
-    count = jnp.maximum(jnp.sum(seen, 0), 1)
-    size = jnp.exp(jnp.sum(jnp.log(mean), 0) / count)
-    r = e / mean * size
-    dcentre = -jnp.sum(jnp.where(relative[:, None], de / mean[:, None], 0.0), 0) / count
+    dcentre = -jnp.sum(jnp.where(relative[:, None], de / mean[:, None], 0.0), 0) / jnp.maximum(jnp.sum(seen, 0), 1)
     slope = jnp.where(relative, jnp.where(seen, y, 1.0) / mean**2, 1.0) * size
-    J = de * slope[:, None] + r[:, None] * dcentre
-    return jnp.where(valid, r, jnp.nan), jnp.moveaxis(J, 1, 0)
+    return r, jnp.moveaxis(de * slope[:, None] + r[:, None] * dcentre, 1, 0)
 
 
 def _penalty(form: Form, x: Array, m: Masks, prior: Float[Array, " 2"]) -> Float[Array, " lanes"]:

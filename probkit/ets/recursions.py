@@ -164,33 +164,55 @@ def run(form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States) -
         w: smoothing parameters, each () or (*lanes).
         start: the states before the first observed value; s is (period, *lanes).
     """
-    lanes, seasonal = y.shape[1:], form.season != "N"
-    dtype = jnp.result_type(y, w.alpha, start.l)
     seen = ~jnp.isnan(y)
-    begun = lax.cummax(seen.astype(jnp.int8)) > 0
-    w = Weights(*(jnp.asarray(x, dtype) for x in w))
+    carry = beginning(form, start, y.shape[1:], jnp.result_type(y, w.alpha, start.l))
+    w = Weights(*(jnp.asarray(x, carry.l.dtype) for x in w))
+    end, (mean, error) = lax.scan(lambda state, now: advance(form, w, state, *now), carry, times(y))
+    last = States(end.l, end.b)
+    if form.season != "N":
+        last = last._replace(s=jnp.roll(end.ring, -(y.shape[0] % end.ring.shape[0]), 0))
+    return Run(mean, error, seen, end.valid, last)
+
+
+class Moving(NamedTuple):
+    """A pass under way: the states, the seasons by place, whether all was valid, and the place of the next time."""
+
+    l: Array
+    b: Array
+    ring: Array
+    valid: Array
+    place: Array
+
+
+def beginning(form: Form, start: States, lanes: tuple[int, ...], dtype: Any) -> Moving:
+    """A pass before its first value."""
     l, b = (jnp.broadcast_to(jnp.asarray(x, dtype), lanes) for x in start[:2])
-    ring = season_ring(start.s, lanes, dtype) if seasonal else l[None]
-    period = ring.shape[0]
+    ring = season_ring(start.s, lanes, dtype) if form.season != "N" else l[None]
+    return Moving(l, b, ring, jnp.ones(lanes, bool), jnp.zeros((), jnp.int32))
 
-    def step(carry: tuple, now: tuple[Array, ...]) -> tuple[tuple, tuple[Array, Array]]:
-        l, b, ring, valid, place = carry
-        value, seen, begun = now
-        s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
-        q, b_next, mean, l_safe, s_safe, fine = ahead(form, w, l, b, s, valid)
-        e = jnp.where(seen, value - mean, 0.0)
-        after = moved(form, w, q, b_next, l_safe, s_safe, e)
-        l, b = (jnp.where(begun, new, old) for new, old in zip(after[:2], (l, b), strict=True))
-        valid = jnp.where(begun, fine, valid)
-        if seasonal:
-            ring = lax.dynamic_update_index_in_dim(ring, after[2], place, 0)
-            place = jnp.where(place + 1 == period, 0, place + 1)
-        return (l, b, ring, valid, place), (mean, e)
 
-    carry = (l, b, ring, jnp.ones(lanes, bool), jnp.zeros((), jnp.int32))
-    (l, b, ring, valid, _), (mean, error) = lax.scan(step, carry, (jnp.where(seen, y, 0.0), seen, begun))
-    last = States(l, b, jnp.roll(ring, -(y.shape[0] % period), 0)) if seasonal else States(l, b)
-    return Run(mean, error, seen, valid, last)
+def times(y: Array) -> tuple[Array, Array, Array]:
+    """What a pass takes at each time: the value, whether it is there, and whether the series has begun."""
+    seen = ~jnp.isnan(y)
+    return jnp.where(seen, y, 0.0), seen, lax.cummax(seen.astype(jnp.int8)) > 0
+
+
+def advance(
+    form: Form, w: Weights, now: Moving, value: Array, seen: Array, begun: Array
+) -> tuple[Moving, tuple[Array, Array]]:
+    """One time further: the mean of its value, and the error, 0 where missing."""
+    l, b, ring, valid, place = now
+    seasonal = form.season != "N"
+    s = lax.dynamic_index_in_dim(ring, place, 0, keepdims=False) if seasonal else l
+    q, b_next, mean, l_safe, s_safe, fine = ahead(form, w, l, b, s, valid)
+    e = jnp.where(seen, value - mean, 0.0)
+    after = moved(form, w, q, b_next, l_safe, s_safe, e)
+    l, b = (jnp.where(begun, new, old) for new, old in zip(after[:2], (l, b), strict=True))
+    valid = jnp.where(begun, fine, valid)
+    if seasonal:
+        ring = lax.dynamic_update_index_in_dim(ring, after[2], place, 0)
+        place = jnp.where(place + 1 == ring.shape[0], 0, place + 1)
+    return Moving(l, b, ring, valid, place), (mean, e)
 
 
 def season_ring(s: Any, lanes: tuple[int, ...], dtype: Any) -> Float[Array, "period *lanes"]:
