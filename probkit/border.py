@@ -15,13 +15,13 @@ class Series(NamedTuple):
         y: values, shape (n,), float32 or float64, NaN where missing.
         labels: what stands along the time axis (dates, years, numbers), or None.
         label_name: the name of that axis, or None.
-        name: the name of the series, or None.
+        name: the name of the series, or None; of several series together the list of their names.
     """
 
     y: Any
     labels: Any = None
     label_name: str | None = None
-    name: str | None = None
+    name: Any = None
 
 
 class Panel(NamedTuple):
@@ -151,6 +151,35 @@ def as_lanes(y: Any) -> Panel:
     )
 
 
+def as_table(y: Any, taker: str = "y") -> Series:
+    """Read several series that one model takes together: a data frame, an array (time, series) or a list of series.
+
+    Returns:
+        The series: `y` is (time, series), `name` the list of their names.
+
+    Raises:
+        TypeError: values are not numbers.
+        ValueError: one axis alone, unequal lengths, or a series that is infinite or all missing.
+    """
+    native = nw.from_native(y, pass_through=True, allow_series=True)
+    labels, label_name, names = None, None, None
+    if isinstance(native, nw.DataFrame):
+        names = [str(c) for c in native.columns]
+        if hasattr(y, "index"):
+            labels, label_name = y.index, y.index.name
+        y = [native[c] for c in native.columns]
+    elif not is_many(y):
+        raise ValueError(f"y has shape {np.shape(y)}; {taker} takes (time, series): an array or a data frame.")
+    panel = as_lanes(y)
+    for i, why in panel.unusable.items():
+        raise ValueError(f"series {names[i] if names else i} cannot be fitted, leave it out: {why}")
+    if names is None:
+        named = panel.names.dtype.kind == "U"
+        names = [str(name) if named else f"y{i + 1}" for i, name in enumerate(panel.names)]
+        labels, label_name = panel.labels, panel.label_name
+    return Series(panel.y, labels, label_name, names)
+
+
 def as_inputs(
     X: Any, length: int | None, dtype: Any, name: str = "X", axes: tuple[int, ...] = (1, 2)
 ) -> jax.Array | None:
@@ -202,11 +231,13 @@ def check_horizon(horizon: Any) -> int:
 
 def data_notes(y: Any) -> tuple[str, ...]:
     """What a reader should know of the data before trusting any fit: statuses, not errors."""
-    seen = np.asarray(y)
-    seen = seen[~np.isnan(seen)]
+    values = np.asarray(y)
+    seen = values[~np.isnan(values)]
     notes = []
-    if seen.size < len(y):
-        notes.append(f"{len(y) - seen.size} of {len(y)} values are missing.")
+    if seen.size < values.size:
+        notes.append(f"{values.size - seen.size} of {values.size} values are missing.")
+    if values.ndim == 2:
+        return tuple(notes)
     if seen.size == 1:
         notes.append("One observation: scales of default priors fall back to |y|; the data hardly move the prior.")
     elif np.all(seen == seen[0]):

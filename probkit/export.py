@@ -68,11 +68,11 @@ def parameters(posterior: "Posterior") -> Any:
 def _data_groups(posterior: "Posterior", predictive: str) -> tuple[dict, dict, dict]:
     """The groups over observations, restricted to entries that have a LOO term, with readable coordinates."""
     y, X = posterior.target.args
-    labels, name = posterior._labels()
+    labels, name = posterior.term_labels()
     terms = has_terms(posterior)
-    keep = posterior.scored if terms else ~np.isnan(np.asarray(y))
-    smoothed = posterior.predict().draws[..., keep]
-    groups = {"posterior_predictive": {"y": smoothed}, "observed_data": {"y": np.asarray(y)[keep]}}
+    keep = posterior.scored if terms else ~np.isnan(np.ravel(y))
+    smoothed = _by_entry(posterior, posterior.predict().draws)[..., keep]
+    groups = {"posterior_predictive": {"y": smoothed}, "observed_data": {"y": np.ravel(y)[keep]}}
     if terms:
         left_out = _leave_one_out_draws(posterior)[..., keep]
         groups["log_likelihood"] = {"y": posterior.loo_terms[..., keep]}
@@ -82,8 +82,12 @@ def _data_groups(posterior: "Posterior", predictive: str) -> tuple[dict, dict, d
     dims: dict[str, list[str]] = {"y": [name]}
     coords: dict[str, Any] = {name: np.asarray(labels)[keep]}
     if X is not None:
-        groups["constant_data"] = {"X": np.asarray(X)[keep]}
-        dims["X"] = [name] if X.ndim == 1 else [name, "feature"]
+        along = name
+        if posterior.model.multivariate:  # inputs stand at times, and entries at pairs of time and series
+            times, along = posterior._labels()
+            coords[along] = np.asarray(times)
+        groups["constant_data"] = {"X": np.asarray(X) if posterior.model.multivariate else np.asarray(X)[keep]}
+        dims["X"] = [along] if X.ndim == 1 else [along, "feature"]
         if X.ndim == 2:
             coords["feature"] = np.arange(1, X.shape[1] + 1)
     if posterior._shape() == (1, 1):
@@ -103,7 +107,14 @@ def has_terms(posterior: "Posterior") -> bool:
 
 def _leave_one_out_draws(posterior: "Posterior") -> np.ndarray:
     labels, name = posterior._labels()
-    return posterior._prediction("loo", 0, None, labels, name, None, None).draws
+    return _by_entry(posterior, posterior._prediction("loo", 0, None, labels, name, None, None).draws)
+
+
+def _by_entry(posterior: "Posterior", draws: np.ndarray) -> np.ndarray:
+    """Draws of all entries of y in one row; those of several series (..., series, time) in the order of y."""
+    if not posterior.model.multivariate:
+        return draws
+    return np.swapaxes(draws, -1, -2).reshape(*draws.shape[:-2], -1)
 
 
 def _parameter_dims(posterior: "Posterior") -> tuple[dict[str, list[str]], dict[str, Any]]:

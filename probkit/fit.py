@@ -39,7 +39,7 @@ def fit(
         model: a probkit model with priors (or numbers, or defaults) in its fields, or any NumPyro model function.
         y: one series, (time,): array, list, pandas or polars series; NaN is missing. For models only. Several series of
             one length, an array (time, lane) or a list of series, are fitted as lanes, each by itself: one program, and
-            a :class:`probkit.LanePosterior`.
+            a :class:`probkit.LanePosterior`. A multivariate model takes (time, series) together, or a data frame.
         X: inputs, (time,) or (time, features), where the model takes them. For models only.
         key: a new-style key, ``jax.random.key(seed)``; there is no default seed.
         method: how to answer: ``Auto()`` (the default but for nets), ``MLE()``, ``MAP()``, ``Laplace()``, ``VI()``,
@@ -68,7 +68,7 @@ def fit(
     if isinstance(model, Model):
         if args or kwargs:
             raise TypeError("args and kwargs are for plain NumPyro functions; pass y and X to fit a model.")
-        if border.is_many(y):
+        if border.is_many(y) and not model.multivariate:
             return _fit_lanes(model, y, X, key, Auto() if method is None else method, init, progress)
         target, series = _model_target(model, y, X)
         method = target.model.default_method(*target.args) if method is None else method
@@ -139,7 +139,7 @@ def _model_target(model: Model, y: Any, X: Any) -> tuple[Target, border.Series]:
     name = type(model).__name__
     if y is None:
         raise TypeError(f"fit needs y to fit {name}: pk.fit({name}(...), y, key=key).")
-    series = border.as_series(y, name)
+    series = border.as_table(y, name) if model.multivariate else border.as_series(y, name)
     inputs = border.as_inputs(X, len(series.y), series.y.dtype, axes=model.input_axes)
     check_supports(model)
     model.check_data(series.y, inputs)

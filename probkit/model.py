@@ -237,15 +237,19 @@ def _shown(model: Any, path: tuple, y: Any) -> Any:
 def law_of(model: "Model", X: Any, length: int) -> dist.Distribution:
     """The distribution of ``y`` under a concrete model, checked to be of shape (length,); a scalar law is repeated.
 
+    Of a multivariate model (length, series).
+
     Raises:
         ValueError: the distribution has another shape.
     """
     law = model.distribution(X, length)
     if law.shape() == ():
         law = law.expand((length,))
-    if law.shape() != (length,):
+    shape = law.shape()
+    if len(shape) != 1 + model.multivariate or shape[0] != length:
         raise ValueError(
-            f"{type(model).__name__} gives y a distribution of shape {law.shape()}; ({length},) is wanted. Does a "
+            f"{type(model).__name__} gives y a distribution of shape {shape}; "
+            f"{(length, 'series') if model.multivariate else (length,)} is wanted. Does a "
             "field hold more numbers than it takes? Many models at once go through jax.vmap."
         )
     return law
@@ -261,9 +265,11 @@ class Model(eqx.Module):
         integrates_states: whether latent states are integrated out of the likelihood, so that LOO terms are marginal
             over them and ``p_loo`` would count the parameters alone.
         input_axes: how many axes X may have, the first of them over rows.
+        multivariate: whether y is (time, series), one observation of the model and not as many lanes.
     """
 
     integrates_states: ClassVar[bool] = False
+    multivariate: ClassVar[bool] = False
     input_axes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @abc.abstractmethod
@@ -287,6 +293,10 @@ class Model(eqx.Module):
     def default_method(self, y: Any, X: Any) -> Any:
         """The method that ``fit`` takes where none is given; None is ``Auto()``."""
         return None
+
+    def work(self, y: Any, X: Any) -> int:
+        """About how many numbers one likelihood holds for each of y: draws are batched by it."""
+        return 1
 
     def log_likelihood(self, y: Float[Array, " n"], X: Any = None) -> Float[Array, ""]:
         """Joint log density of ``y`` under one concrete model; NaN entries of ``y`` are missing."""

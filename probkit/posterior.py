@@ -217,9 +217,13 @@ class Posterior:
         keys = jax.random.split(key, (chains * draws, repeats))
         sample, mean, told = jax.device_get(_predictive(self.target, self._flat(), keys, what, horizon, X_new))
         shaped = lambda a: a.reshape(chains, draws, *a.shape[1:])
-        sample = sample.reshape(chains, draws * repeats, mean.shape[-1])
+        sample = sample.reshape(chains, draws * repeats, *mean.shape[1:])
         told = {part: shaped(a) for part, a in told.items()}
-        return Prediction(sample, shaped(mean), told.pop("stds", None), labels, name, history, **told)
+        mean, names = shaped(mean), self.series_names()
+        if names is not None:  # as in every prediction of several series, these stand before time
+            sample, mean = np.swapaxes(sample, 2, 3), np.swapaxes(mean, 2, 3)
+            told = {part: np.swapaxes(a, 2, 3) for part, a in told.items()}
+        return Prediction(sample, mean, told.pop("stds", None), labels, name, history, names, **told)
 
     # -- leave-one-out ------------------------------------------------------------------------------------------------
 
@@ -356,8 +360,19 @@ class Posterior:
         """What stands along the axis of the LOO terms, and its name."""
         if isinstance(self.model, Model):
             labels, name = self._labels()
-            return np.asarray(labels), name
+            names = self.series_names()
+            if names is None:
+                return np.asarray(labels), name
+            return np.array([f"{label}, {one}" for label in labels for one in names]), f"{name}, series"
         return np.arange(self.loo_terms.shape[-1]), "term"
+
+    def series_names(self) -> np.ndarray | None:
+        """Names of the series that a multivariate model holds together, else None."""
+        if not isinstance(self.model, Model) or not self.model.multivariate:
+            return None
+        count = self.target.args[0].shape[1]
+        held = None if self.series is None else self.series.name
+        return np.asarray([f"y{i + 1}" for i in range(count)] if held is None else held)
 
     def _data(self, verb: str) -> tuple[Any, Any]:
         if not isinstance(self.model, Model):

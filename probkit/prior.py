@@ -51,7 +51,8 @@ def prior_predictive(
         raise TypeError(
             f"model is {type(model).__name__}; a probkit model is wanted (for functions, numpyro.infer.Predictive)."
         )
-    series = None if y is None else border.as_series(y, type(model).__name__)
+    read = border.as_table if model.multivariate else border.as_series
+    series = None if y is None else read(y, type(model).__name__)
     dtype = jnp.result_type(float) if series is None else series.y.dtype
     inputs = border.as_inputs(X, None if series is None else len(series.y), dtype)
     sizes = [None if series is None else len(series.y), length, None if inputs is None else len(inputs)]
@@ -66,6 +67,9 @@ def prior_predictive(
     except NotImplementedError as error:
         raise ValueError("a prior is improper, so nothing can be drawn from it; give it a proper prior.") from error
     sample, mean = (np.asarray(a)[None] for a in found)
+    if model.multivariate:
+        sample, mean = (np.swapaxes(a, 2, 3) for a in (sample, mean))
+        lanes = np.asarray(series.name if series else [f"y{i + 1}" for i in range(sample.shape[2])])
     labels = np.arange(size) if series is None or series.labels is None else np.asarray(series.labels)
     name = "time" if series is None or series.label_name is None else str(series.label_name)
-    return Prediction(sample, mean, None, labels, name)
+    return Prediction(sample, mean, None, labels, name, lanes=lanes if model.multivariate else None)

@@ -152,8 +152,16 @@ def components(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -
     history = labels, np.asarray(posterior.target.args[0])
     shown = {}
     order = ["signal", *posterior.model.parts()] if hasattr(posterior.model, "parts") else list(found)
+    names = posterior.series_names()
     for part in sorted(found, key=lambda name: (order.index(name.split(".")[0]), name)):
         mean, std, draw = found[part]
+        if mean.ndim == 3:  # of every series of a multivariate model
+            std = np.maximum(std, 1e-30)
+            for i, one in enumerate(names):
+                past = (labels, history[1][:, i]) if part == "signal" else None
+                held = draw[None, ..., i], mean[None, ..., i], std[None, ..., i]
+                shown[f"{part}.{one}"] = Prediction(*held, labels, name, past)
+            continue
         std = np.maximum(std, 1e-30)  # an intervention to come is 0 for certain, and quantiles divide by its spread
         shown[part] = Prediction(draw[None], mean[None], std[None], labels, name, history if part == "signal" else None)
     return Components(shown)
@@ -161,7 +169,12 @@ def components(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -
 
 def smooth(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -> Prediction:
     """The signal at every time given all data: what y would be without observation noise; see :func:`components`."""
-    return components(posterior, draws=draws, key=key)["signal"]
+    found, names = components(posterior, draws=draws, key=key), posterior.series_names()
+    if names is None:
+        return found["signal"]
+    each = [found[f"signal.{name}"] for name in names]
+    held = (np.stack([getattr(one, part) for one in each], axis=2) for part in ("draws", "means", "stds"))
+    return Prediction(*held, each[0].labels, each[0].label_name, lanes=names)
 
 
 def filtered(posterior: "Posterior", *, draws: int = DRAWS) -> Prediction:
@@ -224,7 +237,8 @@ def anomalies(posterior: "Posterior", *, threshold: float = 3.0) -> Any:
 
     _need(posterior, "find anomalies", "leave_one_out")
     mean, std = (np.asarray(a, float) for a in _run(posterior, _left_out, None, None))
-    y = np.asarray(posterior.target.args[0], float)
+    mean, std = (a.reshape(len(a), -1) for a in (mean, std))
+    y = np.ravel(np.asarray(posterior.target.args[0], float))
     log_w = np.zeros(mean.shape)
     if posterior.sites and mean.shape[0] > 1:
         if not posterior.targets_posterior:
@@ -234,7 +248,7 @@ def anomalies(posterior: "Posterior", *, threshold: float = 3.0) -> Any:
         log_w = np.asarray(jax.vmap(lambda r: pareto_smooth(r)[0], in_axes=1, out_axes=1)(ratios), float)
     z = scores(y, mean, std, log_w)
     centre = np.sum(np.exp(log_w) * mean, axis=0)
-    labels, name = posterior._labels()
+    labels, name = posterior.term_labels()
     table = {"y": y, "mean": centre, "z": z, "anomaly": np.abs(np.nan_to_num(z)) > threshold}
     return pd.DataFrame(table, index=pd.Index(labels, name=name))
 
@@ -246,9 +260,15 @@ def impute(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -> Pr
         TypeError: the model cannot fill gaps.
     """
     _need(posterior, "fill gaps", "impute")
-    paths = _run(posterior, _impute, key, draws, again=True)[None]
+    return _whole(posterior, _run(posterior, _impute, key, draws, again=True), None)
+
+
+def _whole(posterior: "Posterior", paths: np.ndarray, history: Any) -> Prediction:
+    """Draws of whole series, (draw, time) or (draw, time, series), as a prediction."""
     labels, name = posterior._labels()
-    return Prediction(paths, paths, None, labels, name)
+    names = posterior.series_names()
+    paths = paths[None] if names is None else np.swapaxes(paths, 1, 2)[None]
+    return Prediction(paths, paths, None, labels, name, history, names)
 
 
 def simulate(posterior: "Posterior", X: Any = None, *, draws: int = DRAWS, key: Any = None) -> Prediction:
@@ -274,9 +294,8 @@ def simulate(posterior: "Posterior", X: Any = None, *, draws: int = DRAWS, key: 
     if new is not None and (X_old is None or new.shape != X_old.shape):
         wanted = "none" if X_old is None else f"shape {X_old.shape}"
         raise ValueError(f"X has shape {new.shape}; inputs as in the fit, {wanted}, are wanted.")
-    paths = _run(posterior, jax.tree_util.Partial(_replicate, new), key, draws, again=True)[None]
-    labels, name = posterior._labels()
-    return Prediction(paths, paths, None, labels, name, (labels, np.asarray(y)))
+    paths = _run(posterior, jax.tree_util.Partial(_replicate, new), key, draws, again=True)
+    return _whole(posterior, paths, (posterior._labels()[0], np.asarray(y)))
 
 
 def _replicate(X_new: Any, model: Any, y: Any, X: Any, key: Any) -> Any:
@@ -306,8 +325,11 @@ def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior"
     _need(posterior, "be updated", "forecast")
     y, X = posterior.target.args
     values = np.asarray(y_new, float)
-    if values.ndim != 1 or values.size == 0 or np.any(np.isinf(values)):
-        raise ValueError(f"y_new has shape {values.shape}; finite numbers or NaN of shape (k,), k >= 1, are wanted.")
+    if values.ndim != y.ndim or values.shape[1:] != y.shape[1:] or values.size == 0 or np.any(np.isinf(values)):
+        wanted = "k," if y.ndim == 1 else f"k, {y.shape[1]}"
+        raise ValueError(
+            f"y_new has shape {values.shape}; finite numbers or NaN of shape ({wanted}), k >= 1, are wanted."
+        )
     if (X is None) != (X_new is None):
         raise ValueError("Update with X_new if, and only if, the model was fitted with X.")
     new = border.as_inputs(X_new, len(values), y.dtype, "X_new")

@@ -40,6 +40,7 @@ PRIOR = (10.0, 2.0)
 #: without, two more cost little.
 STARTS = ((0.7, 0.3, 0.02, 0.85), (0.1, 0.1, 0.1, 0.95))
 MORE_STARTS = ((0.9, 0.8, 0.1, 0.85), (0.1, 0.9, 0.1, 0.95))
+CALM = (0.05, 0.01, 0.01, 0.9)
 #: Lanes of one batch, each from several starts: so many that few wait for the slowest.
 BATCH = 1024
 
@@ -126,10 +127,10 @@ def unpack(form: Form, x: Float[Array, "params *lanes"], m: Masks) -> tuple[Weig
 def residuals(form: Form, x: Array, y: Array, m: Masks) -> Float[Array, "time lanes"]:
     """What is squared and summed; NaN throughout a lane whose states or means are not positive where they must be."""
     found = run(form, y, *unpack(form, x, m))
-    return _scaled(found.mean, found.error, found.seen, found.valid, m)[0]
+    return scaled(found.mean, found.error, found.seen, found.valid, m)[0]
 
 
-def _scaled(mean: Array, error: Array, seen: Array, valid: Array, m: Masks) -> tuple[Array, Array, Array]:
+def scaled(mean: Array, error: Array, seen: Array, valid: Array, m: Masks) -> tuple[Array, Array, Array]:
     """Residuals, and the means (1 where errors are additive) and the size that they are over and times."""
     mean = jnp.where(seen & m.multiplicative, mean, 1.0)
     valid = valid & jnp.all(mean > 0, 0)
@@ -234,10 +235,13 @@ def _best_of_starts(form: Form, y: Array, m: Masks, prior: Array, x0: Array, ste
     tile = lambda a: jnp.tile(a, many)
     shares = jnp.repeat(jnp.asarray(starts, y.dtype).T, lanes, axis=1)
     lower, upper = bounds(x0.shape[0], y.dtype)
+    args = tile(y), jax.tree_util.tree_map(tile, m)
+    x0 = tile(x0).at[:4].set(shares)
+    defined = jnp.all(jnp.isfinite(residuals(form, x0, *args)), 0)
     found = least_squares(
         lambda x, y, m: _penalised(form, x, y, m, prior, whole),
-        tile(x0).at[:4].set(shares),
-        (tile(y), jax.tree_util.tree_map(tile, m)),
+        jnp.where(defined, x0, _calm(form, x0)),
+        args,
         steps=steps,
         tolerance=1e-6 if jnp.finfo(y.dtype).eps < 1e-12 else 1e-5,
         lower=lower,
@@ -248,6 +252,16 @@ def _best_of_starts(form: Form, y: Array, m: Masks, prior: Array, x0: Array, ste
     return jax.tree_util.tree_map(
         lambda a: jnp.take_along_axis(a, best.reshape(1, *[1] * (a.ndim - 2), lanes), 0)[0], split
     )
+
+
+def _calm(form: Form, x: Float[Array, "params lanes"]) -> Float[Array, "params lanes"]:
+    """A start whose states hardly move, for lanes whose own leads out of where the form is defined."""
+    x = x.at[:4].set(jnp.asarray(CALM, x.dtype)[:, None]).at[5].set(1.0 if form.trend == "M" else 0.0)
+    if form.season != "A":
+        return x
+    seasons = jnp.concatenate([x[6:], -jnp.sum(x[6:], 0, keepdims=True)])
+    depth = -jnp.min(seasons, 0)
+    return x.at[6:].multiply(jnp.minimum(1.0, 0.5 * jnp.abs(x[4]) / jnp.where(depth > 0, depth, 1.0)))
 
 
 def squares(found: Run, m: Masks) -> Float[Array, " lanes"]:
@@ -284,7 +298,7 @@ def with_jacobian(
         seasons = jnp.where(jnp.isnan(y)[:, None], 0.0, delayed(de[:, 6], period))  # not beyond the last value
         de = jnp.concatenate([de[:, :6], seasons[:, :-1] - seasons[:, -1:]], 1)
     seen = ~jnp.isnan(y)
-    r, mean, size = _scaled(mean, e, seen, valid, m)
+    r, mean, size = scaled(mean, e, seen, valid, m)
     relative = seen & m.multiplicative
     dcentre = -jnp.sum(jnp.where(relative[:, None], de / mean[:, None], 0.0), 0) / jnp.maximum(jnp.sum(seen, 0), 1)
     slope = jnp.where(relative, jnp.where(seen, y, 1.0) / mean**2, 1.0) * size

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from probkit.ets.fitting import Fits, Masks, bounds, residuals, squares, unpack, used_parameters
+from probkit.ets.fitting import Fits, Masks, bounds, scaled, squares, unpack, used_parameters
 from probkit.ets.recursions import Form, run, simulate
 from probkit.ssm.statespace import factor
 
@@ -35,7 +35,9 @@ def paths(
     root = factor(jnp.moveaxis(found.covariance, -1, 0))
     free = jnp.maximum(found.observed - used_parameters(form, m, params) + 1, 1.0)
     lower, upper = (edge[:, None] for edge in bounds(params, y.dtype))
-    best = jnp.sqrt(squares(run(form, y, *unpack(form, found.x, m)), m))
+    weights, start = unpack(form, found.x, m)
+    at_best = run(form, y, weights, start)
+    best = jnp.sqrt(squares(at_best, m))
 
     def one(draw: Array) -> Array:
         def noise(key: Array, free: Array) -> tuple[Array, Array, Array]:
@@ -45,9 +47,11 @@ def paths(
 
         z, chi2, e = jax.vmap(noise, out_axes=(0, 0, 1))(keys, free)
         x = jnp.clip(found.x + jnp.einsum("lpq,lq->pl", root, z), lower, upper)
-        r = residuals(form, x, y, m)
-        x = jnp.where(jnp.sum(r * r, 0) < 4 * found.cost, x, found.x)  # not for NaN
         w, start = unpack(form, x, m)
-        return simulate(form, w, run(form, y, w, start).last, best / jnp.sqrt(chi2) * e, m.multiplicative)[0]
+        there = run(form, y, w, start)
+        r = scaled(there.mean, there.error, there.seen, there.valid, m)[0]
+        good = jnp.sum(r * r, 0) < 4 * found.cost  # not for NaN
+        w, last = jax.tree_util.tree_map(partial(jnp.where, good), (w, there.last), (weights, at_best.last))
+        return simulate(form, w, last, best / jnp.sqrt(chi2) * e, m.multiplicative)[0]
 
     return jax.lax.map(one, jnp.arange(draws)) * found.unit

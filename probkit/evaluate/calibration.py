@@ -175,7 +175,7 @@ def calibrate(
         truth, y, likelihood = jax.device_get(_simulate(source, strong(model, dtype), inputs, length, keys))
     except NotImplementedError as error:
         raise ValueError("a prior is improper, so nothing can be drawn from it; give it a proper prior.") from error
-    lanes = Lanes(strong(model, dtype), jnp.asarray(y.T), inputs)
+    lanes = Lanes(strong(model, dtype), jnp.moveaxis(jnp.asarray(y), 0, 1), inputs)
     outcome, reports = method.run_lanes(lanes, jax.random.split(k_fit, replications), None, progress)
     found = dict(outcome.values) | {"log_likelihood": outcome.stats["log_likelihood"]}
     ranks = {

@@ -180,7 +180,8 @@ def _result(posterior: Posterior, labels: np.ndarray, found: list[_Fold]) -> Any
     scored = ~np.isnan(terms)
     if not scored.any():
         raise ValueError("No entry has a K-fold term: no refit leaves enough to predict its fold from.")
-    along, dim = posterior._labels()
+    along, dim = posterior.term_labels()
+    along = np.reshape(along, y.shape)
     pieces = {"y": y, "fold": labels, "mcse": mcse}
     reports = [fold.report for fold in found]
     converged = all(report.converged for report in reports)

@@ -113,7 +113,7 @@ def exact_terms(posterior: "Posterior", entries: np.ndarray) -> np.ndarray:
     full = Target(model, (y, X))
     out = []
     for i in entries:
-        left = Target(model, (jnp.where(jnp.arange(y.shape[0]) == i, jnp.nan, y), X))
+        left = Target(model, (jnp.where(jnp.arange(y.size).reshape(y.shape) == i, jnp.nan, y), X))
         outcome = posterior.method.run(left, jax.random.fold_in(posterior.key, int(i)))
         without = dataclasses.replace(posterior, target=full, outcome=outcome)
         terms = without.loo_terms[..., i]

@@ -159,6 +159,8 @@ class Target(eqx.Module):
         """``fn`` over the leading axis of arrays, in batches that fill the vector units and fit in memory."""
         sizes = [a.size for a in jax.tree_util.tree_leaves((self.args, self.kwargs)) if eqx.is_array(a)]
         largest = max([1, *sizes])
+        if isinstance(self.model, Model):
+            largest *= self.model.work(*self.args)
         if not self.factorises():
             batch = max(16, 2_000_000 // largest)
         elif jax.default_backend() == "cpu":
@@ -195,7 +197,7 @@ class Lanes(eqx.Module):
 
     Args:
         model: a :class:`probkit.Model`; places left at their default are filled lane by lane.
-        y: the series, time first.
+        y: the series, time first; of a multivariate model (time, lane, series).
         X: inputs that all lanes share, or None.
     """
 
@@ -220,7 +222,7 @@ class Lanes(eqx.Module):
         """All lanes as one resolved target, an axis (lane,) in front of every array."""
         models = eqx.filter_vmap(lambda y: with_defaults(self.model, y, self.X), in_axes=1)(self.y)
         X = None if self.X is None else jnp.broadcast_to(self.X, (self.count, *self.X.shape))
-        return Target(models, (self.y.T, X))
+        return Target(models, (jnp.moveaxis(self.y, 1, 0), X))
 
     def each(self, fn: Callable, lanes: Any, work: int = 1) -> Any:
         """``fn`` over lanes: in turn on a CPU, elsewhere in batches that fit ``work`` series a lane in memory."""

@@ -289,7 +289,7 @@ class Structure(eqx.Module):
         if self.g is not None:
             V = V + jnp.einsum("b,tbi,tbj->tij", self.v, self.g, self.g)
         d = self.d[:, None] if self.d.ndim else self.d
-        return StateSpace(self.z[..., None, :], self.h[..., None, None], self.T.apply(unit), unit, V, d)
+        return StateSpace(self.z[..., None, :], self.h[..., None, None], self.T.apply(unit), None, V, d)
 
     def start(self) -> Start:
         """The law of the first state."""

@@ -238,7 +238,7 @@ class LinearGaussian(dist.Distribution):
     def __init__(self, model: StateSpace, start: StateStart, length: int, *, validate_args: bool | None = None):
         if length < 1:
             raise ValueError(f"length is {length}; a series has at least one time.")
-        self.model = StateSpace(*(as_float(x) for x in model))
+        self.model = StateSpace(*(None if x is None else as_float(x) for x in model))
         self.start = StateStart(*(as_float(x) for x in start))
         self.length = length
         p = jnp.shape(self.model.Z)[-2]
@@ -308,7 +308,8 @@ class LinearGaussian(dist.Distribution):
             ValueError: a matrix depends on time and no `model` is given, or `X_new` is.
         """
         _refuse_inputs(X_new)
-        if model is None and any(jnp.ndim(x) > rank for x, rank in zip(self.model, (2, 2, 2, 2, 2, 1, 1), strict=True)):
+        ranks = StateSpace(2, 2, 2, 2, 2, 1, 1)
+        if model is None and any(x is not None and jnp.ndim(x) > k for x, k in zip(self.model, ranks, strict=True)):
             raise ValueError("A matrix of this model depends on time: pass forecast(..., model=) with its next values.")
         start = kalman.run_filter(self._checked(y), self.model, self.start).next
         return LinearGaussian(self.model if model is None else model, start, horizon)

@@ -31,7 +31,7 @@ class StateSpace(NamedTuple):
         Z: What each entry of y sees of the state, `(p, m)` or `(time, p, m)`.
         H: Variance of the observation disturbance, `(p, p)` or `(time, p, p)`; need not be diagonal, may be singular.
         T: Transition from t to t + 1, `(m, m)` or `(time, m, m)`; the last one leads out of the series.
-        R: What each state disturbance moves, `(m, r)` or `(time, m, r)`.
+        R: What each state disturbance moves, `(m, r)` or `(time, m, r)`; None for each its own state.
         Q: Variance of the state disturbance, `(r, r)` or `(time, r, r)`.
         d: Intercept of the observation, a scalar, `(p,)` or `(time, p)`.
         c: Intercept of the state, a scalar, `(m,)` or `(time, m)`.
@@ -40,7 +40,7 @@ class StateSpace(NamedTuple):
     Z: ArrayLike
     H: ArrayLike
     T: ArrayLike
-    R: ArrayLike
+    R: ArrayLike | None
     Q: ArrayLike
     d: ArrayLike = 0.0
     c: ArrayLike = 0.0
@@ -107,23 +107,27 @@ def as_system(y: ArrayLike, model: StateSpace, start: Start) -> System:
     y = jnp.asarray(y)
     y = y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(float)
     y = y[:, None] if y.ndim == 1 else y
-    Z, H, T, R, Q, d, c = (jnp.asarray(x, y.dtype) for x in model)
+    Z, H, T, Q, d, c = (jnp.asarray(x, y.dtype) for x in (model.Z, model.H, model.T, model.Q, model.d, model.c))
+    R = None if model.R is None else jnp.asarray(model.R, y.dtype)
     a, P, A = (jnp.asarray(x, y.dtype) for x in start)
     if y.ndim != 2:
         raise ValueError(f"y has shape {y.shape}; wanted (time, p), or (time,) for one entry at each time.")
-    if Z.ndim not in (2, 3) or R.ndim not in (2, 3):
-        raise ValueError(f"Z and R have shapes {Z.shape}, {R.shape}; wanted (p, m) and (m, r), or (time, ...) of it.")
-    (n, p), m, r = y.shape, Z.shape[-1], R.shape[-1]
+    if Z.ndim not in (2, 3) or (R is not None and R.ndim not in (2, 3)):
+        shapes = f"{Z.shape}, {jnp.shape(R)}"
+        raise ValueError(f"Z and R have shapes {shapes}; wanted (p, m) and (m, r), or (time, ...) of it.")
+    (n, p), m = y.shape, Z.shape[-1]
+    r = m if R is None else R.shape[-1]
     d, c = (jnp.broadcast_to(x, (k,)) if x.ndim == 0 else x for x, k in ((d, p), (c, m)))
     wanted = {"Z": (p, m), "H": (p, p), "T": (m, m), "R": (m, r), "Q": (r, r), "d": (p,), "c": (m,)}
     for (name, shape), x in zip(wanted.items(), (Z, H, T, R, Q, d, c), strict=True):
-        if x.shape not in (shape, (n, *shape)):
+        if x is not None and x.shape not in (shape, (n, *shape)):
             raise ValueError(f"{name} has shape {x.shape}; y has shape {y.shape} and Z {Z.shape}, so it takes {shape}, "
                              f"or {(n, *shape)} if it depends on time.")  # fmt: skip
     for name, x, shape in (("start.a", a, (m,)), ("start.P", P, (m, m)), ("start.A", A, (m, *A.shape[1:2]))):
         if x.shape != shape:
             raise ValueError(f"{name} has shape {x.shape}; the model has {m} states, so it takes {shape}.")
-    return System(y, Z, H, d, T, c, jnp.einsum("...ij,...jk,...lk->...il", R, Q, R), a, P, A)
+    V = Q if R is None else jnp.einsum("...ij,...jk,...lk->...il", R, Q, R)
+    return System(y, Z, H, d, T, c, V, a, P, A)
 
 
 class Entries(NamedTuple):
