@@ -7,6 +7,7 @@ from probkit.gp.latent import LatentGP, LatentProcess, SampledGP
 from probkit.gp.line_process import Markov, MarkovProcess
 from probkit.gp.means import LinearMean
 from probkit.gp.model import GP, Exact
+from probkit.gp.pathwise import Functions, functions
 from probkit.gp.product_covariances import ArcCosine, Categorical, Constant, Coregion, Linear, Polynomial, White
 from probkit.gp.stationary_covariances import (
     RBF,
@@ -19,12 +20,15 @@ from probkit.gp.stationary_covariances import (
     RationalQuadratic,
     SpectralMixture,
 )
+from probkit.gp.svgp import SVGP, SVGPProcess
+from probkit.gp.svgp_fit import StochasticVI
 
 __all__ = [
     "GP",
     "HSGP",
     "RBF",
     "SHO",
+    "SVGP",
     "ArcCosine",
     "BasisProcess",
     "Categorical",
@@ -34,6 +38,7 @@ __all__ = [
     "Cosine",
     "Covariance",
     "Exact",
+    "Functions",
     "GaussianProcess",
     "LatentGP",
     "LatentProcess",
@@ -49,12 +54,15 @@ __all__ = [
     "Power",
     "Product",
     "RationalQuadratic",
+    "SVGPProcess",
     "SampledGP",
     "Sparse",
     "SparseProcess",
     "SpectralMixture",
+    "StochasticVI",
     "Sum",
     "Warped",
     "White",
+    "functions",
     "learned",
 ]

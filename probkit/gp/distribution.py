@@ -9,7 +9,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Num
 from numpyro.distributions import constraints
 
-from probkit.gp.exact import condition, condition_marginal, leave_one_out, log_likelihood, stationary_log_likelihood
+from probkit.gp.exact import (
+    condition,
+    condition_marginal,
+    leave_one_out,
+    log_likelihood,
+    representer,
+    stationary_log_likelihood,
+)
 from probkit.gp.kernels import Kernel
 from probkit.math.linalg import matmul, safe_cholesky
 
@@ -77,6 +84,15 @@ class Process(dist.Distribution):
     def predict(self, y: Num[ArrayLike, " n"], X_new: Num[ArrayLike, "m *D"] | None = None) -> dist.Distribution:
         """The law of a fresh noisy observation at new inputs given y."""
         raise NotImplementedError
+
+    def representer(self, y: Num[ArrayLike, " n"]) -> Float[Array, " n"]:
+        """``alpha = K^-1 (y - mean)``, 0 where y is missing: given y, f has mean ``mean(x) + k(x, X) alpha``.
+
+        Here from the leave-one-out laws, ``alpha_i = (y_i - mean_i) / variance_i``.
+        """
+        y = self._observations(y)
+        law: Any = self.leave_one_out(y)  # type: ignore[attr-defined]
+        return jnp.where(jnp.isnan(y), 0.0, (y - law.mean) / law.variance)
 
     def forecast(
         self, y: Num[ArrayLike, " n"], horizon: int, X_new: Num[ArrayLike, "m *D"] | None = None
@@ -180,6 +196,10 @@ class GaussianProcess(Process):
         mean, covariance = condition(self.covariance(), r, self.kernel(self.X, X_new), K_new)
         L, _ = safe_cholesky(covariance)
         return dist.MultivariateNormal(self.mean_at(X_new) + mean, scale_tril=L, validate_args=False)
+
+    def representer(self, y: Num[ArrayLike, " n"]) -> Float[Array, " n"]:
+        """``alpha = K^-1 (y - mean)``, 0 where y is missing: given y, f has mean ``mean(x) + k(x, X) alpha``."""
+        return representer(self.covariance(), self._observations(y) - self.mean)
 
     def jitter(self) -> Float[Array, ""]:
         """What the factor needs on its diagonal, as a share of the mean variance: 0 for a regular covariance."""

@@ -204,6 +204,21 @@ def _whiten(K: Array, r: Array, K_cross: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
+def representer(K: Float[Array, "n n"], r: Float[Array, " n"]) -> Float[Array, " n"]:
+    """``alpha = K^-1 r`` over the observed entries, 0 at missing ones; NaN where K cannot be factorised.
+
+    Args:
+        K: covariance of the observations, noise included, shape (n, n).
+        r: residuals y - mean, shape (n,); NaN is missing.
+    """
+    missing = jnp.isnan(r)
+    K, r, _ = _drop_missing(K, r)
+    L, _ = safe_cholesky(K)
+    alpha = solve_triangular(L, solve_triangular(L, r, lower=True), lower=True, trans=1)
+    return jnp.where(missing, 0.0, alpha)
+
+
+@jax.jit
 def condition(
     K: Float[Array, "n n"], r: Float[Array, " n"], K_cross: Float[Array, "n m"], K_new: Float[Array, "m m"]
 ) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
