@@ -110,6 +110,7 @@ def test_the_joint_log_likelihood_and_prior_sensitivity(nile_level):
     assert (table["likelihood"] > table["prior"]).all() and (table["prior"] > 0).all()
 
 
+@pytest.mark.once
 def test_inputs_are_constant_data():
     X = RNG.normal(size=(20, 2))
     kernel = pk.Matern32(lengthscale=[1.0, 2.0], scale=dist.HalfNormal(1.0))
@@ -131,6 +132,7 @@ def test_dates_are_coordinates(index):
     assert_array_equal(tree.observed_data["time"].to_numpy(), np.asarray(index)[~np.isnan(GAPS)])
 
 
+@pytest.mark.once
 def test_a_point_estimate_has_one_draw_and_no_predictive_group():
     values = {name: v[:1, :1] for name, v in DRAWS.items()}
     tree = posterior_of(pk.ARIMA(0, 1, 1), GAPS, values, method=pk.MAP()).to_arviz()

@@ -218,6 +218,7 @@ def test_units_far_from_one(plain, unit):
 # -- little or no information: documented answers ----------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_one_observation():
     posterior = pk.fit(pk.LocalLevel(), [3.0], key=KEY, progress=False)
     assert posterior.report.notes[0].startswith("One observation: scales of default priors fall back to |y|")

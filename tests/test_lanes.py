@@ -69,6 +69,7 @@ def test_a_lane_is_a_posterior(fitted):
         fitted[6]
 
 
+@pytest.mark.once
 def test_prediction_of_all_lanes(fitted):
     ahead = fitted.forecast(4)
     assert ahead.draws.shape == (1, 500, LANES, 4) and ahead.mean.shape == (LANES, 4)
@@ -141,6 +142,7 @@ def test_other_methods(method):
             found.loo()
 
 
+@pytest.mark.once
 def test_lanes_together_find_what_lanes_in_turn_find(fitted, monkeypatch):
     """Elsewhere than on a CPU all lanes step at once; the same code runs here, told that this is elsewhere."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -553,6 +553,7 @@ def test_delta_acts_as_a_number(delta):
 # -- models inside NumPyro ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_numpyro_samples_a_model():
     rng = np.random.default_rng(3)
     y = jnp.asarray(rng.normal(0, 0.5, 40).cumsum() + rng.normal(0, 1, 40))

@@ -99,6 +99,7 @@ def test_the_nile(nile_level):
     assert_allclose(table["likelihood"], wanted["likelihood"], atol=tol(0.002, 0.01))
 
 
+@pytest.mark.once
 def test_vector_parameters_and_flat_priors():
     """The coefficients have a uniform prior: no power changes it."""
     y = 5.0 + np.cumsum(RNG.normal(size=20))

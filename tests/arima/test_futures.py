@@ -37,6 +37,7 @@ def test_paths_are_forecasts_and_psi_weights():
         assert_allclose(paths[:, 1, lane] - paths[:, 0, lane], psi, rtol=tol(1e-3, 1e-2), atol=1e-3)  # F is not quite 1
 
 
+@pytest.mark.once
 def test_a_series_without_gaps_is_fitted_as_by_the_lattice():
     y = W[:, 0].cumsum()
     w = np.diff(y)

@@ -44,6 +44,7 @@ def test_sites_take_their_width_from_the_data():
     assert shapes(pk.BNN(pk.mlp([])))["net.layers.0.weight"] == (1, 1)
 
 
+@pytest.mark.once
 def test_any_equinox_module_and_any_function():
     key = jax.random.key(0)
     conv = eqx.nn.Sequential(

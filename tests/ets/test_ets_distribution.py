@@ -87,6 +87,7 @@ def test_gaussian_forms_are_multivariate_normal(name):
             assert (fresh_V[~gone] >= float(law.scale) ** 2 * (1 - tol(1e-9, 1e-3))).all()
 
 
+@pytest.mark.once
 def test_a_forecast_after_gaps_is_a_joint_law():
     law = law_of("AAA").forecast(jnp.asarray(GAPS, float), 5)
     draws = law.sample(jax.random.key(0), (20_000,))

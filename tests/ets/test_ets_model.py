@@ -34,6 +34,7 @@ def test_a_fit_comes_back_from_disk(nile, tmp_path):
     assert_allclose(again.forecast(3).mean, nile["ANN"].forecast(3).mean, rtol=1e-6)
 
 
+@pytest.mark.once
 def test_a_flat_start_and_a_weak_prior_agree(nile, nile_level):
     table = pk.compare(nile | {"level": nile_level})
     assert np.abs(table["elpd_diff"]).max() < 3.0
@@ -49,6 +50,7 @@ def test_maximum_likelihood_is_that_of_r():
     assert_allclose(found.sites["alpha"], 0.2455, atol=tol(1e-3, 2e-2))
 
 
+@pytest.mark.once
 def test_bounds_that_move_are_no_hierarchy():
     """MLE takes beta in (0, alpha) and gamma in (0, 1 - alpha), and refuses what is a hierarchy."""
     y = pk.datasets.air_passengers()[:36]
@@ -78,6 +80,7 @@ def test_names():
     assert pk.HoltWinters("multiplicative", damped=True, period=4).form.name == "MAdM"
 
 
+@pytest.mark.once
 def test_theta_drifts_by_half_the_slope_of_a_line():
     """Its drift is half that of least squares, gaps left out; a season that repeats does not touch it."""
     y = np.array([3.0, 1.0, np.nan, 4.0, 6.0, 5.0, 9.0, np.nan, 8.0])

@@ -82,6 +82,7 @@ def calibrated(method, count, model=LEVEL):
     return pk.calibrate(model, 30, key=KEY, method=method, replications=count, simulator=LEVEL, progress=False)
 
 
+@pytest.mark.once
 def test_the_local_level_is_calibrated():
     found = calibrated(pk.Auto(draws=500, starts=2), 200)
     assert found.replications == 200 and found.converged.mean() > 0.98

@@ -104,6 +104,7 @@ def by_quadrature(y, entries):
     return np.array([whole - grid(np.where(np.arange(len(y)) == i, np.nan, y), spread).log_evidence for i in entries])
 
 
+@pytest.mark.once
 def test_psis_of_the_nile_against_quadrature():
     found = nile_fit().loo()
     expected = by_quadrature(pk.datasets.nile().to_numpy(float), range(100))
@@ -167,6 +168,7 @@ def test_only_bad_points_are_refitted():
     assert_allclose(found.se, np.sqrt(100 * np.var(found.elpd_i.values)), rtol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("value", [1600.0, 2200.0, 4000.0])
 def test_a_refit_is_exact_however_far_out(value):
     """A mean over draws is not: at 4,000 the few draws in the tail that carry it are never made (off by 56 nats)."""
@@ -189,6 +191,7 @@ def independent(y):
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+@pytest.mark.once
 def test_independent_terms_of_a_plain_function():
     """Conjugate: y_i | y_-i is normal around the posterior mean of the others."""
     y = np.array([0.3, -1.2, 0.8, 2.5, 0.1, -0.4], dtype=jnp.result_type(float))
@@ -245,6 +248,7 @@ def test_no_entry_with_a_term_is_told():
         known([3.0]).loo()
 
 
+@pytest.mark.once
 def test_an_entry_that_no_draw_tells_apart_has_no_tail():
     """Through the origin at x = 0 the slope does not matter: the first term is the same in every draw."""
     y = np.array([0.4, 1.2, 1.7, 3.3, 4.1], dtype=jnp.result_type(float))

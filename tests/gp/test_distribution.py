@@ -89,6 +89,7 @@ def test_moments_of_the_sample():
     assert_allclose(gp.variance, jnp.diagonal(gp.covariance()), rtol=RTOL)
 
 
+@pytest.mark.once
 def test_sample_is_differentiable():
     def total(p):
         return process(*p).sample(jax.random.key(0)).sum()
@@ -135,6 +136,7 @@ def test_predict_at_new_inputs(y):
     assert_allclose(jnp.cov(draws.T), S, atol=0.08)
 
 
+@pytest.mark.once
 def test_forecast_continues_the_inputs():
     gp = process(X=jnp.arange(15.0))
     assert_allclose(gp.forecast(Y, 3).mean, gp.predict(Y, jnp.array([15.0, 16.0, 17.0])).mean, rtol=RTOL)

@@ -49,6 +49,7 @@ def test_derivatives_of_the_evidence_by_finite_differences(name):
         assert_allclose(hessian, [(a[1] - b[1]) / 2e-4 for a, b in around], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.once
 def test_classification_against_scikit_learn():
     y = jnp.where(jnp.isnan(Y["bernoulli"]), 1.0, Y["bernoulli"])
     kernel = 1.3**2 * sk.Matern(0.8, nu=2.5)

@@ -165,6 +165,7 @@ def check_schools(theta, mu, tau, atol, rtol):
     assert_allclose(flat.std(0), sd, rtol=rtol)
 
 
+@pytest.mark.once
 def test_eight_schools_takes_a_better_proposal():
     y, sigma, _, _ = schools()
     posterior = pk.fit(EightSchools(sigma), y, key=KEY, progress=False)
@@ -189,6 +190,7 @@ def test_eight_schools_centred_climbs_and_warns():
     check_schools(*(posterior.sites[name] for name in ("theta", "mu", "tau")), atol=0.4, rtol=0.3)
 
 
+@pytest.mark.once
 def test_few_draws_do_not_climb():
     def normal():
         numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
@@ -210,6 +212,7 @@ def test_options_are_checked(option):
         pk.Auto(**option)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", [pk.MAP(), pk.Auto(draws=1000)], ids=["MAP", "Auto"])
 def test_a_prior_whose_sampler_is_not_here(method):
     """A truncated Student-t samples by TensorFlow Probability alone: the starts do without."""

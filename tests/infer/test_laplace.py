@@ -93,6 +93,7 @@ def nile_fit(method, seed):
     return pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=jax.random.key(seed), method=method)
 
 
+@pytest.mark.once
 def test_the_nile_against_quadrature(grid):
     posterior = nile_fit(pk.Laplace(), 0)
     assert posterior.report.converged
@@ -142,6 +143,7 @@ def heavy():
     numpyro.sample("x", dist.StudentT(0.3, 0.0, 1.0).expand([3]).to_event(1))
 
 
+@pytest.mark.once
 def test_too_light_a_proposal_is_refused():
     report = pk.fit(heavy, key=jax.random.key(0), method=pk.Laplace(), progress=False).report
     assert not report.converged
@@ -154,6 +156,7 @@ def flat():
     numpyro.factor("f", -0.5 * jnp.sum(x) ** 2)
 
 
+@pytest.mark.once
 def test_a_flat_direction_is_told():
     report = pk.fit(flat, key=jax.random.key(0), method=pk.Laplace()).report
     assert not report.converged
@@ -165,6 +168,7 @@ def nowhere():
     numpyro.factor("f", -jnp.inf)
 
 
+@pytest.mark.once
 def test_no_finite_density_is_told():
     report = pk.fit(nowhere, key=jax.random.key(0), method=pk.Laplace()).report
     assert not report.converged
@@ -241,6 +245,7 @@ def test_how_many_draws_are_weighed():
     assert pk.Laplace(draws=100, pool=500, importance=False).weighed == 100
 
 
+@pytest.mark.once
 def test_a_pool_is_used():
     """Two hundred draws of 8,000: the certificate is that of the pool, and so is the accuracy."""
     method = pk.Laplace(draws=200, pool=8000)

@@ -27,6 +27,7 @@ def nile_fit(method):
     return pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=KEY, method=method, progress=False)
 
 
+@pytest.mark.once
 def test_the_nile_against_quadrature(grid):
     assert RAGGED.warmup % CHUNK and (RAGGED.warmup + RAGGED.draws) % CHUNK
     posterior = nile_fit(RAGGED)
@@ -95,6 +96,7 @@ def test_without_a_laplace_fit():
     assert_allclose(posterior.sites["x"].std((0, 1)), [0.1, 20.0], rtol=0.2)
 
 
+@pytest.mark.once
 def test_the_bar_can_be_silenced(capsys):
     pk.fit(gaussian, key=KEY, method=BLIND, progress=False)
     silent = capsys.readouterr()

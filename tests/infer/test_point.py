@@ -42,6 +42,7 @@ def test_the_nile_by_maximum_likelihood():
     assert posterior.report.starts_agreeing > 0.5
 
 
+@pytest.mark.once
 @METHODS
 def test_a_point_is_one_draw_and_targets_no_posterior(method):
     posterior = nile_fit(method)
@@ -84,6 +85,7 @@ def conjugate(y):
     numpyro.sample("y", dist.Normal(mu, 3.0).expand(y.shape).to_event(1), obs=y)
 
 
+@pytest.mark.once
 def test_mle_sees_no_prior_and_map_does():
     y = np.array([4.0, 5.0, 9.0], dtype=jnp.result_type(float))
     mle = pk.fit(conjugate, args=(y,), key=KEY, method=pk.MLE())

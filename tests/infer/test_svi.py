@@ -78,6 +78,7 @@ def test_its_report():
     assert_allclose(stats["lp"][0, 7], one.log_prior + one.log_likelihood, rtol=1e-4)
 
 
+@pytest.mark.once
 def test_a_mean_field_guide_is_not_believed_where_it_is_narrow():
     report = regression_fit(SVI()).report
     assert not report.converged
@@ -130,6 +131,7 @@ def minibatch_fit():
     return pk.fit(logistic, args=(*logistic_data(), BATCH), key=KEY, method=SVI(), progress=False)
 
 
+@pytest.mark.once
 def test_minibatches_against_all_the_data():
     posterior = minibatch_fit()
     laplace = pk.fit(logistic, args=(*logistic_data(), None), key=KEY, method=pk.Laplace(), progress=False)

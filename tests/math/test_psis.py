@@ -123,6 +123,7 @@ def test_scale_of_a_pareto_sample():
     assert_allclose((k, sigma), (0.3, 2.0), rtol=0.02)
 
 
+@pytest.mark.once
 def test_effective_sample_size():
     assert_allclose(effective_sample_size(jnp.zeros(10)), 10, rtol=1e-6)
     assert_allclose(effective_sample_size(jnp.log(jnp.array([0.5, 0.25, 0.25, 0.0])) + 300), 1 / 0.375, rtol=1e-4)

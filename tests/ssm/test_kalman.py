@@ -416,6 +416,7 @@ def law(name):
     return y, LinearGaussian(model, start, N)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["trend", "known, gaps"])
 def test_the_distribution_is_a_thin_layer(name):
     y, p = law(name)

@@ -74,6 +74,7 @@ def covariance(s):
     return K
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", some)
 def test_the_iterated_smoother_is_the_dense_approximation(name):
     y = Y[name]

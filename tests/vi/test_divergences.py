@@ -58,6 +58,7 @@ def test_closed_form_says_so():
     assert result.value.shape == result.error.shape == (2, 2) and not np.any(result.error)
 
 
+@pytest.mark.once
 def test_monte_carlo_says_so_and_its_error_is_honest():
     result, expected = estimates()["kl"], kl(*NORMALS).value
     assert not result.exact and result.value.shape == result.error.shape == (2, 2)
