@@ -86,6 +86,8 @@ def fit(
     else:
         raise TypeError(f"model is {type(model).__name__}; a probkit model or a NumPyro model function is wanted.")
     method = Auto() if method is None else method
+    if isinstance(model, Model):
+        model.check_method(method)
     k_fit, k_predict = jax.random.split(key)
     start = _check_init(init, target)
     outcome = method.run(target, k_fit, start, progress)
@@ -114,6 +116,7 @@ def _fit_lanes(
     model: Model, y: Any, X: Any, key: Any, method: Method, init: dict[str, Any] | None, progress: bool
 ) -> LanePosterior:
     """Fit every series of a panel by itself; one that cannot be fitted has a report that says so, and NaN."""
+    model.check_method(method)
     panel = border.as_lanes(y)
     inputs = border.as_inputs(X, len(panel.y), panel.y.dtype, axes=model.input_axes)
     check_supports(model)
@@ -143,7 +146,7 @@ def _model_target(model: Model, y: Any, X: Any) -> tuple[Target, border.Series]:
     inputs = border.as_inputs(X, len(series.y), series.y.dtype, axes=model.input_axes)
     check_supports(model)
     model.check_data(series.y, inputs)
-    return Target(strong(model, series.y.dtype), (series.y, inputs)), series
+    return Target(strong(model.prepared(series.y, inputs), series.y.dtype), (series.y, inputs)), series
 
 
 def _function_target(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Target:

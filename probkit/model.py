@@ -294,6 +294,13 @@ class Model(eqx.Module):
         """The method that ``fit`` takes where none is given; None is ``Auto()``."""
         return None
 
+    def prepared(self, y: Any, X: Any) -> "Model":
+        """The model with what must be known of the data before anything is compiled; ``fit`` asks, on concrete arrays."""
+        return self
+
+    def check_method(self, method: Any) -> None:
+        """Refuse a method that cannot answer for this model; called by ``fit`` at the border."""
+
     def work(self, y: Any, X: Any) -> int:
         """About how many numbers one likelihood holds for each of y: draws are batched by it."""
         return 1

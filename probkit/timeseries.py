@@ -155,7 +155,7 @@ def components(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -
     names = posterior.series_names()
     for part in sorted(found, key=lambda name: (order.index(name.split(".")[0]), name)):
         mean, std, draw = found[part]
-        if mean.ndim == 3:  # of every series of a multivariate model
+        if names is not None and mean.ndim == 3:  # of every series of a multivariate model
             std = np.maximum(std, 1e-30)
             for i, one in enumerate(names):
                 past = (labels, history[1][:, i]) if part == "signal" else None
@@ -173,8 +173,8 @@ def smooth(posterior: "Posterior", *, draws: int = DRAWS, key: Any = None) -> Pr
     if names is None:
         return found["signal"]
     each = [found[f"signal.{name}"] for name in names]
-    held = (np.stack([getattr(one, part) for one in each], axis=2) for part in ("draws", "means", "stds"))
-    return Prediction(*held, each[0].labels, each[0].label_name, lanes=names)
+    paths, means, stds = (np.stack([getattr(one, part) for one in each], axis=2) for part in ("draws", "means", "stds"))
+    return Prediction(paths, means, stds, each[0].labels, each[0].label_name, lanes=names)
 
 
 def filtered(posterior: "Posterior", *, draws: int = DRAWS) -> Prediction:
@@ -334,7 +334,8 @@ def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior"
         raise ValueError("Update with X_new if, and only if, the model was fitted with X.")
     new = border.as_inputs(X_new, len(values), y.dtype, "X_new")
     inputs = None if new is None else jnp.concatenate([X, new.reshape(len(values), *X.shape[1:])])
-    target = Target(with_defaults(posterior.model, y, X), (jnp.concatenate([y, jnp.asarray(values, y.dtype)]), inputs))
+    both = jnp.concatenate([y, jnp.asarray(values, y.dtype)])
+    target = Target(with_defaults(posterior.model, y, X).prepared(both, inputs), (both, inputs))
     held = posterior.series
     labels = None
     if held is not None and held.labels is not None:

@@ -24,6 +24,7 @@ UPPER = {
     "gp": {
         "covariance",
         "features",
+        "grid_process",
         "large",
         "latent",
         "line_process",

@@ -2,6 +2,7 @@
 
 from probkit.gp.covariance import ChangePoint, Covariance, Power, Product, Sum, Warped, learned
 from probkit.gp.distribution import GaussianProcess
+from probkit.gp.grid_process import Grid, GridProcess
 from probkit.gp.large import HSGP, BasisProcess, Sparse, SparseProcess
 from probkit.gp.latent import LatentGP, LatentProcess, SampledGP
 from probkit.gp.line_process import Markov, MarkovProcess
@@ -40,6 +41,8 @@ __all__ = [
     "Exact",
     "Functions",
     "GaussianProcess",
+    "Grid",
+    "GridProcess",
     "LatentGP",
     "LatentProcess",
     "Linear",

@@ -1,5 +1,6 @@
 """Gaussian-process regression as a pytree with words for names."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -55,7 +56,8 @@ class GP(Model):
             normal around the mean of y with its spread.
         solver: what computes. None (the default) is exact: ``gp.Markov()``, in O(n), for one column of inputs, a Markov
             covariance and more than 256 observations, else ``gp.Exact()``. Approximations are asked for by name:
-            ``gp.Sparse(200)`` and ``gp.HSGP(30)``. The report says which one answered.
+            ``gp.Sparse(200)`` and ``gp.HSGP(30)``; so is ``gp.Grid()``, exact on grids. The report says which one
+            answered.
 
     X is (n,) or (n, features); left out, it is the time index 0, 1, 2, ... NaN in y is missing.
 
@@ -74,6 +76,12 @@ class GP(Model):
         """The distribution of y given the kernel's parameters, the noise and the mean."""
         X = self._inputs(X, length)
         return self._solver(X).distribution(self.kernel, X, self.obs_scale, self.mean)
+
+    def prepared(self, y: Any, X: Any) -> "GP":
+        """The same with what the solver has to know of the data: a grid's axes, neighbours."""
+        if not hasattr(self.solver, "prepared"):
+            return self
+        return dataclasses.replace(self, solver=self.solver.prepared(y, self._inputs(X, y.shape[0])))
 
     def notes(self, y: Any, X: Any = None) -> tuple[str, ...]:
         """What a report should say of one concrete model: which solver answered, and the jitter it took."""
