@@ -23,6 +23,7 @@ UPPER = {
     "ets": {"auto", "model", "priors"},
     "gp": {
         "covariance",
+        "derivative",
         "features",
         "grid_process",
         "large",
@@ -37,7 +38,7 @@ UPPER = {
         "svgp_fit",
     },
     "hmm": {"model"},
-    "ssm": {"latent", "model", "parts", "structural"},
+    "ssm": {"factors", "latent", "model", "multivariate", "parts", "several_model", "structural"},
     "var": {"model"},
 }
 FAMILIES = set(UPPER)

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 from probkit.ssm import kalman, level, smoother
 from probkit.ssm.statespace import Start as StateStart
-from probkit.ssm.statespace import StateSpace
+from probkit.ssm.statespace import StateSpace, depends_on_time
 
 Start = tuple[ArrayLike, ArrayLike] | None
 
@@ -238,7 +238,9 @@ class LinearGaussian(dist.Distribution):
     def __init__(self, model: StateSpace, start: StateStart, length: int, *, validate_args: bool | None = None):
         if length < 1:
             raise ValueError(f"length is {length}; a series has at least one time.")
-        self.model = StateSpace(*(None if x is None else as_float(x) for x in model))
+        R = None if model.R is None else as_float(model.R)
+        Z, H, T, Q, d, c = (as_float(x) for x in (model.Z, model.H, model.T, model.Q, model.d, model.c))
+        self.model = StateSpace(Z, H, T, R, Q, d, c)
         self.start = StateStart(*(as_float(x) for x in start))
         self.length = length
         p = jnp.shape(self.model.Z)[-2]
@@ -308,8 +310,7 @@ class LinearGaussian(dist.Distribution):
             ValueError: a matrix depends on time and no `model` is given, or `X_new` is.
         """
         _refuse_inputs(X_new)
-        ranks = StateSpace(2, 2, 2, 2, 2, 1, 1)
-        if model is None and any(x is not None and jnp.ndim(x) > k for x, k in zip(self.model, ranks, strict=True)):
+        if model is None and depends_on_time(self.model):
             raise ValueError("A matrix of this model depends on time: pass forecast(..., model=) with its next values.")
         start = kalman.run_filter(self._checked(y), self.model, self.start).next
         return LinearGaussian(self.model if model is None else model, start, horizon)

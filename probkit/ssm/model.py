@@ -1,6 +1,8 @@
 """State-space models as pytrees with words for names."""
 
+from probkit.ssm.factors import DynamicFactor
 from probkit.ssm.latent import LatentStructural
+from probkit.ssm.multivariate import MultivariateStructural
 from probkit.ssm.parts import (
     Autoregression,
     BasicStructural,
@@ -21,10 +23,12 @@ __all__ = [
     "BasicStructural",
     "Component",
     "Cycle",
+    "DynamicFactor",
     "Intervention",
     "LatentStructural",
     "LocalLevel",
     "LocalLinearTrend",
+    "MultivariateStructural",
     "Regression",
     "Seasonal",
     "SmoothTrend",

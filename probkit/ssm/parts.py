@@ -44,6 +44,7 @@ class LocalLevel(Component):
     """
 
     has_level: ClassVar[bool] = True
+    scales: ClassVar[tuple[str, ...]] = ("level_scale",)
 
     level_scale: Param = _spread()
     obs_scale: Param = _noise()
@@ -80,6 +81,7 @@ class LocalLinearTrend(Component):
     """
 
     has_level: ClassVar[bool] = True
+    scales: ClassVar[tuple[str, ...]] = ("level_scale", "slope_scale")
 
     level_scale: Param = _spread()
     slope_scale: Param = _spread(0.1)
@@ -140,6 +142,8 @@ class Seasonal(Component):
         Harvey (1989), section 2.3.4.
     """
 
+    scales: ClassVar[tuple[str, ...]] = ("scale",)
+
     period: int = eqx.field(static=True)
     scale: Param = _spread(0.1)
     obs_scale: Param = _noise()
@@ -172,6 +176,8 @@ class TrigonometricSeasonal(Component):
     References:
         Harvey (1989), section 2.3.4; West and Harrison (1997), Bayesian Forecasting and Dynamic Models, section 8.6.
     """
+
+    scales: ClassVar[tuple[str, ...]] = ("scale",)
 
     period: float = eqx.field(static=True)
     harmonics: int | None = eqx.field(static=True, default=None)
@@ -210,6 +216,8 @@ class Cycle(Component):
     References:
         Harvey (1989), section 2.3.3.
     """
+
+    scales: ClassVar[tuple[str, ...]] = ("scale",)
 
     period: Param = param(support=constraints.greater_than(2.0), default=lambda self, y, X: _cycle_period(y))
     damping: Param = param(support=constraints.interval(0.0, 1.0), default=lambda self, y, X: dist.Beta(4.0, 1.0))
@@ -266,6 +274,8 @@ class Autoregression(Component):
         obs_scale: standard deviation of the observation noise; default as in :class:`LocalLevel`.
     """
 
+    scales: ClassVar[tuple[str, ...]] = ("scale",)
+
     order: int = eqx.field(static=True)
     coefficients: Param = param(
         dims=("lag",), support=stationary_ar, default=lambda self, y, X: StationaryAR(int(self.order))
@@ -310,6 +320,7 @@ class Regression(Component):
     """
 
     takes_X: ClassVar[bool] = True
+    scales: ClassVar[tuple[str, ...]] = ("scale",)
 
     coefficients: Any = None
     scale: Param = param(support=constraints.nonnegative, default=0.0)

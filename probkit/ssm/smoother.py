@@ -10,6 +10,7 @@ References:
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,45 @@ def simulate_states(key: Array, y: ArrayLike, model: StateSpace, start: Start) -
     difference = s._replace(y=s.y - observations, d=0 * s.d, c=0 * s.c, a=0 * s.a)
     f, e = forward(difference)
     return states + smoothed_mean(f, backward(f, e, s.T))
+
+
+class Forms(NamedTuple):
+    """Moments of linear forms of the states given all of y, and one joint draw, each `(time, c)`."""
+
+    mean: Array
+    variance: Array
+    draw: Array
+
+
+@jax.jit
+def smooth_forms(key: Array, y: ArrayLike, model: StateSpace, start: Start, rows: Float[Array, "time c m"]) -> Forms:
+    """Mean and variance of linear forms of the states given all of y, and one joint draw of all of them.
+
+    Args:
+        key: a JAX key.
+        y: observations, `(time, p)` or `(time,)`, NaN where missing.
+        model: the matrices.
+        start: law of the first state.
+        rows: the forms at each time.
+
+    Returns:
+        The moments and the draw; NaN and infinite where y leaves flat what a form sees.
+    """
+    s = as_system(y, model, start)
+    f, e = forward(s)
+    b = backward(f, e, s.T)
+    states, observations = _simulate(key, s)
+    difference = s._replace(y=s.y - observations, d=0 * s.d, c=0 * s.c, a=0 * s.a)
+    g, e = forward(difference)
+    drawn = states + smoothed_mean(g, backward(g, e, s.T))
+    along = lambda x: jnp.einsum("tcm,tm->tc", rows, x)
+    lost = flat_forms(rows, f.A, f.unresolved)
+    variance = jnp.maximum(_quadratic(rows, smoothed_variance(f, b), rows), 0)
+    return Forms(
+        jnp.where(lost, jnp.nan, along(smoothed_mean(f, b))),
+        jnp.where(lost, jnp.inf, variance),
+        jnp.where(lost, jnp.nan, along(drawn)),
+    )
 
 
 def _simulate(key: Array, s: System) -> tuple[Array, Array]:

@@ -46,6 +46,12 @@ class StateSpace(NamedTuple):
     c: ArrayLike = 0.0
 
 
+def depends_on_time(model: StateSpace) -> bool:
+    """Whether one of the matrices has a time axis."""
+    ranks = (2, 2, 2, 2, 2, 1, 1)
+    return any(x is not None and jnp.ndim(x) > rank for x, rank in zip(model, ranks, strict=True))
+
+
 class Start(NamedTuple):
     r"""The law of the first state, $\alpha_1 = a + x + A \delta$ with $x \sim N(0, P)$ and a flat prior on $\delta$.
 
@@ -113,7 +119,7 @@ def as_system(y: ArrayLike, model: StateSpace, start: Start) -> System:
     if y.ndim != 2:
         raise ValueError(f"y has shape {y.shape}; wanted (time, p), or (time,) for one entry at each time.")
     if Z.ndim not in (2, 3) or (R is not None and R.ndim not in (2, 3)):
-        shapes = f"{Z.shape}, {jnp.shape(R)}"
+        shapes = f"{Z.shape}, {None if R is None else R.shape}"
         raise ValueError(f"Z and R have shapes {shapes}; wanted (p, m) and (m, r), or (time, ...) of it.")
     (n, p), m = y.shape, Z.shape[-1]
     r = m if R is None else R.shape[-1]

@@ -184,10 +184,17 @@ def _float_dtype(model: Any, X: Any) -> Any:
 
 
 class Component(Additive):
-    """Abstract: one part, which is a model by itself too."""
+    """Abstract: one part, which is a model by itself too.
+
+    Attributes:
+        has_level: whether its first state is a flat level.
+        takes_X: whether it needs inputs.
+        scales: its fields that hold standard deviations of disturbances; variances are linear in their squares.
+    """
 
     has_level: ClassVar[bool] = False
     takes_X: ClassVar[bool] = False
+    scales: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abc.abstractmethod

@@ -182,11 +182,7 @@ def in_units(y: Float[Array, " time"], s: Structure) -> tuple[Array, Structure, 
     Returns:
         y, the model, the origin and the unit.
     """
-    observed = ~jnp.isnan(y)
-    first = jnp.where(jnp.any(observed), y[jnp.argmax(observed)], 0)
-    origin = lax.stop_gradient(first if s.level is not None else jnp.zeros_like(first))
-    span = lax.stop_gradient(jnp.max(jnp.where(observed, jnp.abs(y - origin), 0)))
-    unit = jnp.where(span > 0, span, jnp.where(origin != 0, jnp.abs(origin), 1))
+    origin, unit = lax.stop_gradient(structured.origin_and_unit(y, s.level is not None))
 
     def per(x):
         return x / unit / unit

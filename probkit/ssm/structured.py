@@ -258,6 +258,15 @@ def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Ar
     return jnp.where(missing, mean, y - b.u / D), jnp.where(missing, variance, 1 / D)
 
 
+def origin_and_unit(y: Float[Array, " time"], from_first: bool) -> tuple[Array, Array]:
+    """Where to count y from, its first value or 0, and the largest distance from there, never 0."""
+    observed = ~jnp.isnan(y)
+    first = jnp.where(jnp.any(observed), y[jnp.argmax(observed)], 0)
+    origin = first if from_first else jnp.zeros_like(first)
+    span = jnp.max(jnp.where(observed, jnp.abs(y - origin), 0))
+    return origin, jnp.where(span > 0, span, jnp.where(origin != 0, jnp.abs(origin), 1))
+
+
 def log_density(f: Errors, spent: Spent, seen: Bool[Array, " time"]) -> Float[Array, ""]:
     """Joint log density of the observations whose errors the filter found; -inf where it failed."""
     size = jnp.where(spent.size > 0, spent.size, f.F)
