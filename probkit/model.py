@@ -65,12 +65,14 @@ def param(*, dims: tuple[str, ...] = (), support: Any = None, default: Any = dat
         dims: names of the field's axes, used as ArviZ dimensions; coordinates come from the model.
         support: a NumPyro constraint that fixed numbers, and the support of any prior, must satisfy.
         default: a number, a distribution, a :func:`given`, or a function ``(module, y, X) -> prior`` that scales the
-            prior to the data when the model is fitted. Without it the field is required.
+            prior to the data when the model is fitted; None where the field may be left out altogether. Without a
+            default the field is required.
 
     Returns:
         A dataclass field for an ``equinox.Module``. A list of numbers put there becomes an array.
     """
-    kind: dict[str, Any] = {"metadata": {"dims": tuple(dims), "support": support}, "converter": _as_numbers}
+    metadata = {"dims": tuple(dims), "support": support, "optional": default is None}
+    kind: dict[str, Any] = {"metadata": metadata, "converter": _as_numbers}
     if default is dataclasses.MISSING:
         return eqx.field(**kind)
     scaled = callable(default) and not isinstance(default, dist.Distribution | Given)
@@ -220,7 +222,7 @@ def with_defaults(model: Any, y: Any, X: Any = None) -> Any:
     if y is None:
         return model
     new = [
-        strong(leaf.fn(_follow(model, path[:-1]), _shown(model, path, y), X), y.dtype)
+        strong(leaf.fn(_follow(model, path[:-1]), *_shown(model, path, y, X)), y.dtype)
         if isinstance(leaf, Default)
         else leaf
         for path, leaf in zip(paths, leaves, strict=True)
@@ -228,10 +230,18 @@ def with_defaults(model: Any, y: Any, X: Any = None) -> Any:
     return jax.tree_util.tree_unflatten(treedef, new)
 
 
-def _shown(model: Any, path: tuple, y: Any) -> Any:
-    """y as a model shows it to what stands in one of its fields: a link shows its scale (``shown_to(field, y)``)."""
+def _shown(model: Any, path: tuple, y: Any, X: Any) -> tuple[Any, Any]:
+    """y and X as a model shows them to what stands in its fields.
+
+    A link shows its scale of y (``shown_to(field, y)``, asked of the model); any module on the way may show what stands
+    inside its fields other data (``shown_inside(field, y, X)``).
+    """
     view = getattr(model, "shown_to", None)
-    return y if view is None else view(getattr(path[0], "name", ""), y)
+    y = y if view is None else view(getattr(path[0], "name", ""), y)
+    for i, step in enumerate(path[:-1]):
+        inside = getattr(_follow(model, path[:i]), "shown_inside", None)
+        y, X = (y, X) if inside is None else inside(getattr(step, "name", ""), y, X)
+    return y, X
 
 
 def law_of(model: "Model", X: Any, length: int) -> dist.Distribution:
@@ -295,7 +305,7 @@ class Model(eqx.Module):
         return None
 
     def prepared(self, y: Any, X: Any) -> "Model":
-        """The model with what must be known of the data before anything is compiled; ``fit`` asks, on concrete arrays."""
+        """The model with what must be known of the data before it is compiled; ``fit`` asks, on concrete arrays."""
         return self
 
     def check_method(self, method: Any) -> None:

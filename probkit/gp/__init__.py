@@ -1,6 +1,7 @@
 """Gaussian processes."""
 
 from probkit.gp.covariance import ChangePoint, Covariance, Power, Product, Sum, Warped, learned
+from probkit.gp.derivative import Derivative
 from probkit.gp.distribution import GaussianProcess
 from probkit.gp.grid_process import Grid, GridProcess
 from probkit.gp.large import HSGP, BasisProcess, Sparse, SparseProcess
@@ -38,6 +39,7 @@ __all__ = [
     "Coregion",
     "Cosine",
     "Covariance",
+    "Derivative",
     "Exact",
     "Functions",
     "GaussianProcess",

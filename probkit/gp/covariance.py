@@ -251,6 +251,10 @@ def _checked_parts(kind: str, parts: dict[str, Any]) -> dict[str, Covariance]:
     for name, part in parts.items():
         if not callable(part) or not hasattr(part, "diagonal"):
             raise TypeError(f"{kind}: {name} is {type(part).__name__}; a covariance is wanted.")
+        if getattr(part, "outermost", False):
+            raise TypeError(
+                f"{kind}: {name} is {type(part).__name__}, which stands outermost: put the others inside it."
+            )
     return parts
 
 

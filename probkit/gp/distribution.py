@@ -65,21 +65,28 @@ class Process(dist.Distribution):
     @property
     def variance(self) -> Float[Array, " n"]:
         """Prior variance of y, noise included."""
-        return self.kernel.diagonal(self.X) + self.noise_scale**2
+        return self.kernel.diagonal(self.X) + self.noise
 
     @property
     def noise(self) -> Float[Array, " n"]:
         """Variances of the noise of each observation."""
-        return jnp.broadcast_to(self.noise_scale**2, self.event_shape)
+        variance = jnp.broadcast_to(self.noise_scale**2, self.event_shape)
+        return self.kernel.observed_noise(self.X, variance) if hasattr(self.kernel, "observed_noise") else variance
 
     @property
     def fresh_noise(self) -> Float[Array, ""]:
         """Variance of the noise of a fresh observation; 0 where the noise is known observation by observation."""
         return self.noise_scale**2 if self.noise_scale.ndim == 0 else jnp.zeros((), self.noise_scale.dtype)
 
+    def fresh_noise_at(self, X: Float[Array, "m *D"]) -> Float[Array, " m"]:
+        """Variance of the noise of a fresh observation at each of new inputs."""
+        variance = jnp.broadcast_to(self.fresh_noise, X.shape[:1])
+        return self.kernel.fresh_noise(X, variance) if hasattr(self.kernel, "fresh_noise") else variance
+
     def mean_at(self, X: Float[Array, "m *D"]) -> Float[Array, " m"]:
         """The mean at any inputs."""
-        return self.loc(X) if callable(self.loc) else jnp.broadcast_to(self.loc, X.shape[:1])
+        mean = self.loc if callable(self.loc) else lambda X: jnp.broadcast_to(self.loc, X.shape[:1])
+        return self.kernel.observed_mean(mean, X) if hasattr(self.kernel, "observed_mean") else mean(X)
 
     def predict(self, y: Num[ArrayLike, " n"], X_new: Num[ArrayLike, "m *D"] | None = None) -> dist.Distribution:
         """The law of a fresh noisy observation at new inputs given y."""
@@ -192,7 +199,7 @@ class GaussianProcess(Process):
             mean, variance = condition_marginal(K + jnp.diag(self.noise), r, K, self.variance)
             return dist.Normal(self.mean + mean, jnp.sqrt(variance), validate_args=False).to_event(1)
         X_new = self._new_inputs(X_new)
-        K_new = self.kernel(X_new, X_new) + self.fresh_noise * jnp.eye(len(X_new), dtype=X_new.dtype)
+        K_new = self.kernel(X_new, X_new) + jnp.diag(self.fresh_noise_at(X_new))
         mean, covariance = condition(self.covariance(), r, self.kernel(self.X, X_new), K_new)
         L, _ = safe_cholesky(covariance)
         return dist.MultivariateNormal(self.mean_at(X_new) + mean, scale_tril=L, validate_args=False)

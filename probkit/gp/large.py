@@ -175,7 +175,7 @@ class LowRankProcess(Process):
         X_new = self._new_inputs(X_new)
         F = self.features(X_new)
         mean, S = lowrank.project(w, F)
-        diagonal = self.rest(X_new, F) + self.fresh_noise
+        diagonal = self.rest(X_new, F) + self.fresh_noise_at(X_new)
         # A factor of S'S + diag: of low rank, never formed where there are more places than features.
         return LowRankNormal(self.mean_at(X_new) + mean, S.T, diagonal + _floor(S), validate_args=False)
 

@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from probkit import priors
+from probkit.gp.derivative import Derivative, of_values
 from probkit.gp.distribution import GaussianProcess, Process
 from probkit.gp.line_process import Markov, is_line
 from probkit.gp.stationary_covariances import Matern32
@@ -20,11 +21,17 @@ LONG = 256
 
 # Named, not lambdas, so that estimators and models can be pickled by those who must.
 def _default_noise(self: Any, y: Any, X: Any) -> dist.Distribution:
-    return priors.noise(y)
+    return priors.noise(_values(self, y, X))
 
 
 def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
+    y = _values(self, y, X)
     return dist.Normal(priors.centre(y), priors.spread(y))
+
+
+def _values(self: Any, y: Any, X: Any) -> Any:
+    """y, without its slopes where a :class:`probkit.gp.Derivative` marks some."""
+    return of_values(y, X)[0] if isinstance(self.kernel, Derivative) else y
 
 
 class Exact(eqx.Module):
@@ -82,6 +89,15 @@ class GP(Model):
         if not hasattr(self.solver, "prepared"):
             return self
         return dataclasses.replace(self, solver=self.solver.prepared(y, self._inputs(X, y.shape[0])))
+
+    def shown_inside(self, field: str, y: Any, X: Any) -> tuple[Any, Any]:
+        """A mean function with slopes among y is scaled to the values."""
+        return of_values(y, X) if field == "mean" and isinstance(self.kernel, Derivative) else (y, X)
+
+    def check_data(self, y: Any, X: Any) -> None:
+        """Refuse inputs that the covariance cannot take."""
+        if hasattr(self.kernel, "check_inputs"):
+            self.kernel.check_inputs(X)
 
     def notes(self, y: Any, X: Any = None) -> tuple[str, ...]:
         """What a report should say of one concrete model: which solver answered, and the jitter it took."""
