@@ -1,7 +1,9 @@
-"""Three models of one series, compared: a local level, an ARIMA(0,1,1) and a Gaussian process.
+"""Models of one series, compared: by default a local level, an ARIMA(0,1,1) and a Gaussian process.
 
     python examples/compare_posteriors.py --out results
     python examples/compare_posteriors.py --data sales.csv --column units --horizon 12 --out results
+    python examples/compare_posteriors.py --models level trend holt ar1 gp --out results
+    python examples/compare_posteriors.py --dataset nottem --period 12 --models structural ets airline --out results
 
 Prints summaries, reports, the comparison by leave-one-out and the forecasts, and leaves the figures in --out. Works in
 float64: JAX_ENABLE_X64 is set to 1 before JAX is imported, unless the environment has set it already.
@@ -31,7 +33,24 @@ from matplotlib.lines import Line2D
 import probkit as pk
 
 METHODS = {"auto": pk.Auto(), "laplace": pk.Laplace(), "nuts": pk.NUTS()}
-LEVEL, ARIMA, GP = "local level", "ARIMA(0,1,1)", "Gaussian process"
+LEVEL, ARIMA = "local level", "ARIMA(0,1,1)"
+# What --models takes: a name for tables and pictures, and the model, given the period.
+MODELS = {
+    "level": (LEVEL, lambda period: pk.LocalLevel()),
+    "arima": (ARIMA, lambda period: pk.ARIMA(0, 1, 1)),
+    "gp": ("Gaussian process", lambda period: pk.GP(pk.Matern32())),
+    "ar1": ("AR(1)", lambda period: pk.ARIMA(1, 0, 0)),
+    "trend": ("local linear trend", lambda period: pk.LocalLinearTrend()),
+    "holt": ("damped Holt", lambda period: pk.ETS("AAdN")),
+    "structural": ("structural", lambda period: pk.BasicStructural(period)),
+    "ets": ("ETS(A,A,A)", lambda period: pk.ETS("AAA", period=period)),
+    "airline": ("airline ARIMA", lambda period: pk.ARIMA(0, 1, 1, seasonal=(0, 1, 1, period))),
+    "periodic-gp": ("periodic GP", lambda period: pk.GP(pk.RBF() + pk.Periodic(period=float(period)) * pk.RBF())),
+}
+DEFAULT = ["level", "arima", "gp"]
+SEASONAL = ("structural", "ets", "airline", "periodic-gp")
+DATASETS = ("air_passengers", "co2", "lake_huron", "lynx", "nile", "nottem", "sunspots", "uk_driver_deaths")
+COLUMNS = 3  # panels of a figure side by side
 TIME_COLUMNS = ("ds", "date", "month", "year")
 
 
@@ -87,9 +106,9 @@ def evenly(y: pd.Series) -> pd.Series:
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-def fit_models(y: pd.Series, method: str, seed: int) -> dict[str, pk.Posterior]:
-    """The three posteriors, every prior left at its default: weakly informative, scaled to the data."""
-    models = {LEVEL: pk.LocalLevel(), ARIMA: pk.ARIMA(0, 1, 1), GP: pk.GP(pk.Matern32())}
+def fit_models(y: pd.Series, chosen: list[str], period: int, method: str, seed: int) -> dict[str, pk.Posterior]:
+    """The posteriors, every prior left at its default: weakly informative, scaled to the data."""
+    models = {name: build(period) for name, build in (MODELS[one] for one in chosen)}
     keys = jax.random.split(jax.random.key(seed), len(models))
     return {
         name: pk.fit(models[name], y, method=METHODS[method], key=key) for name, key in zip(models, keys, strict=True)
@@ -144,13 +163,13 @@ def axes_of(pc: azp.PlotCollection) -> list[plt.Axes]:
 
 
 def forest(trees: dict[str, xr.DataTree], unit: str) -> None:
-    """Both standard deviations as intervals."""
+    """The standard deviations as intervals."""
     pc = azp.plot_forest(
         trees,
         combined=True,
         ci_probs=(0.5, 0.95),
         visuals={"ticklabels": False, "twig": {"width": 1.5}, "trunk": {"width": 4}},
-        figure_kwargs={"figsize": (10, 3.4), "width_ratios": [1, 3]},
+        figure_kwargs={"figsize": (10, 1.9 + 0.5 * len(trees)), "width_ratios": [1, 3]},
     )
     pc.add_legend("model", title="")
     names, intervals = axes_of(pc)
@@ -187,7 +206,7 @@ def comparison(table: pd.DataFrame) -> None:
         table.assign(se=table["dse"]),
         relative_scale=True,
         visuals={"title": False, "error_bar": {"width": 2}, "point_estimate": {"size": 60}},
-        figure_kwargs={"figsize": (9, 2.6)},
+        figure_kwargs={"figsize": (9, 1.4 + 0.4 * len(table))},
     )
     (ax,) = axes_of(pc)
     ax.set(xlabel="leave-one-out elpd less that of the best, ± 1 standard error", ylim=(0.5, len(table) + 0.5))
@@ -242,9 +261,14 @@ def check(together: xr.DataTree, label: str, replicates: int = 50) -> None:
 
 def fans(forecasts: dict[str, pk.Prediction], table: pd.DataFrame, label: str, title: str) -> None:
     """Forecasts behind the data on one scale, best model first; shades are 50, 80 and 95 % intervals."""
-    figure, axes = plt.subplots(1, len(forecasts), figsize=(13, 4.2), sharey=True, layout="constrained")
-    colors = dict(zip(forecasts, ("C0", "C1", "C2"), strict=True))
-    for ax, (name, row) in zip(axes, table.iterrows(), strict=True):
+    wide, high = min(len(forecasts), COLUMNS), -(-len(forecasts) // COLUMNS)
+    figure, axes = plt.subplots(
+        high, wide, figsize=(1 + 4 * wide, 4.2 * high), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    colors = {name: f"C{i}" for i, name in enumerate(forecasts)}
+    for ax in axes.flat[len(forecasts) :]:
+        ax.set_axis_off()
+    for ax, (name, row) in zip(axes.flat, table.iterrows(), strict=False):
         forecasts[name].plot(ax, color=colors[name], label="forecast: mean, 50, 80, 95 %")
         behind = f", {row.elpd_diff:.1f} ± {row.dse:.1f} behind" if row["rank"] else ""
         ax.set_title(f"{name}\n", fontsize="medium")
@@ -253,8 +277,9 @@ def fans(forecasts: dict[str, pk.Prediction], table: pd.DataFrame, label: str, t
         if np.issubdtype(np.asarray(forecasts[name].labels).dtype, np.datetime64):
             locator = AutoDateLocator(maxticks=5)
             ax.xaxis.set(major_locator=locator, major_formatter=ConciseDateFormatter(locator))
-    axes[0].set_ylabel(label)
-    axes[0].legend(fontsize="x-small")
+    axes[0, 0].legend(fontsize="x-small")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(label)
     figure.suptitle(title, fontsize="large")
 
 
@@ -273,10 +298,11 @@ def draw(
     unit, label = f" ({units})" if units else "", units or str(y.name).replace("$", r"\$")
     together = side_by_side(posteriors)
     trees = {name: scales(posterior, forecasts[name]) for name, posterior in posteriors.items()}
+    both = {LEVEL, ARIMA} <= set(posteriors)
     figures = {
         "forest": lambda: forest(trees, unit),
         "densities": lambda: densities(trees, f"standard deviation{unit}", 12),
-        "equivalence": lambda: equivalence(posteriors),
+        **({"equivalence": lambda: equivalence(posteriors)} if both else {}),
         "compare": lambda: comparison(table),
         "loo_pit": lambda: calibration(together),
         "ppc": lambda: check(together, label),
@@ -301,6 +327,8 @@ def say(
         frame = forecasts[name].to_frame(level=[80, 95])
         print(f"\n{frame.to_string(index=False, float_format='{:.2f}'.format)}")
     print(f"\n== comparison by leave-one-out\n\n{table.round(3).to_string()}")
+    if not {LEVEL, ARIMA} <= set(posteriors):
+        return
     level, ma = posteriors[LEVEL].sites, posteriors[ARIMA].sites["ma"]
     implied = implied_arima(level["level_scale"], level["obs_scale"])[0]
     print("\n== a local level is an ARIMA(0,1,1)\n\ntheta      mean    sd     95 % interval")
@@ -314,6 +342,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments, with the series read and the folder made; mistakes end the program with a message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a CSV file (default: the Nile); a few hundred rows, as the GP costs rows cubed")
+    parser.add_argument("--dataset", choices=DATASETS, help="a series that comes with the package, instead of --data")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=DEFAULT, help="what to fit: %(choices)s")
+    parser.add_argument("--period", type=int, default=1, help="length of the season, for " + ", ".join(SEASONAL))
     parser.add_argument("--column", help="its column (default: the only numeric one)")
     parser.add_argument("--horizon", type=int, default=10, help="steps to forecast (default: 10)")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how to fit (default: auto)")
@@ -324,8 +355,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"argument --horizon: {found.horizon} is not a positive number of steps")
     if found.column and not found.data:
         parser.error("argument --column: it needs --data")
+    if found.data and found.dataset:
+        parser.error("argument --dataset: not with --data")
+    if len(set(found.models)) != len(found.models) or len(found.models) < 2:
+        parser.error(f"argument --models: {' '.join(found.models)} are not two models or more, each once")
+    if found.period < 2 and set(found.models) & set(SEASONAL):
+        parser.error(f"argument --period: {found.period}; {', '.join(SEASONAL)} need a season of two or more")
     try:
-        found.y = read_series(found.data, found.column) if found.data else pk.datasets.nile()
+        shipped = getattr(pk.datasets, found.dataset or "nile")
+        found.y = read_series(found.data, found.column) if found.data else shipped()
         found.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -337,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
     a = arguments(argv)
     y = a.y
     print(f"{y.attrs.get('title', y.name)}: {len(y)} values, {y.isna().sum()} missing, in {jnp.result_type(float)}")
-    posteriors = fit_models(y, a.method, a.seed)
+    posteriors = fit_models(y, a.models, a.period, a.method, a.seed)
     forecasts = {name: posterior.forecast(a.horizon) for name, posterior in posteriors.items()}
     table = pk.compare(posteriors)
     say(posteriors, forecasts, table, y)

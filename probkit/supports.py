@@ -41,7 +41,7 @@ def check_supports(model: Any) -> None:
     """
     for name, (metadata, held) in declared(model).items():
         support = metadata["support"]
-        if isinstance(held, Given | Default | jax.core.Tracer):
+        if isinstance(held, Given | Default | jax.core.Tracer) or (held is None and metadata["optional"]):
             continue
         if held is None or isinstance(held, str | bytes | type) or (support is not None and not _holds_numbers(held)):
             raise TypeError(f"{name} is {held!r}; a number, an array or a NumPyro distribution is wanted.")

@@ -121,6 +121,16 @@ class TestArguments:
         assert found.out.is_dir()
         pd.testing.assert_series_equal(found.y, pk.datasets.nile())
 
+    def test_a_series_of_the_package(self, example, tmp_path):
+        argv = ["--dataset", "nottem", "--models", "structural", "ets", "--period", "12", "--out", str(tmp_path)]
+        found = example.arguments(argv)
+        assert (found.models, found.period) == (["structural", "ets"], 12)
+        pd.testing.assert_series_equal(found.y, pk.datasets.nottem())
+
+    def test_every_series_and_model_is_there(self, example):
+        assert all(callable(getattr(pk.datasets, name)) for name in example.DATASETS)
+        assert all(isinstance(build(12), pk.Model) for _, build in example.MODELS.values())
+
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
@@ -129,6 +139,9 @@ class TestArguments:
             (["--method", "mcmc"], "argument --method: invalid choice"),
             (["--column", "y"], "argument --column: it needs --data"),
             (["--data", "nowhere.csv"], "No such file"),
+            (["--data", "some.csv", "--dataset", "nile"], "argument --dataset: not with --data"),
+            (["--models", "level"], "argument --models: level are not two models or more, each once"),
+            (["--models", "level", "ets"], "argument --period: 1; structural, ets, airline, periodic-gp need a season"),
         ],
     )
     def test_messages(self, example, capsys, argv, message):

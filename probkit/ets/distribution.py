@@ -22,9 +22,10 @@ class ETSDistribution(dist.Distribution):
 
     $$p(y) = \prod_t N(y_t \mid \mu_t, \sigma^2) \quad\text{or}\quad \prod_t N(y_t \mid \mu_t, \mu_t^2 \sigma^2)$$
 
-    for additive and multiplicative errors (`probkit.ets.recursions`). With additive errors, trend and season it is
-    Gaussian: leave-one-out and what is missing are then exact. In the other forms the states go through a missing value
-    as expected. A series begins at its first observed value. Batches of models are `jax.vmap` over this class.
+    for additive and multiplicative errors (`probkit.ets.recursions`), or Student-t densities. With normal errors, and
+    additive errors, trend and season, it is Gaussian: leave-one-out and what is missing are then exact. Elsewhere the
+    states go through a missing value as expected. A series begins at its first observed value. Batches of models are
+    `jax.vmap` over this class.
 
     Args:
         form: a :class:`Form` or its letters, such as ``"AAdM"``.
@@ -33,13 +34,14 @@ class ETSDistribution(dist.Distribution):
         seasonal: seasons of y[0], ..., y[period - 1], (period,): deviations, or factors where multiplicative.
         scale: standard deviation of the errors, relative ones where they are multiplicative.
         length: number of times.
+        df: degrees of freedom of Student-t errors, whose scale ``scale`` then is; None for normal ones.
         covariance: of level, slope and seasons, where they are uncertain (Gaussian forms only).
     """
 
     arg_constraints: dict[str, Any] = {"scale": constraints.nonnegative}
     support = constraints.real_vector
     _fields = ("alpha", "beta", "gamma", "phi", "level", "slope", "seasonal", "scale")
-    pytree_data_fields = (*_fields, "covariance")
+    pytree_data_fields = (*_fields, "df", "covariance")
     pytree_aux_fields = ("form", "length")
 
     def __init__(
@@ -55,6 +57,7 @@ class ETSDistribution(dist.Distribution):
         seasonal: ArrayLike = 0.0,
         scale: ArrayLike,
         length: int,
+        df: ArrayLike | None = None,
         covariance: ArrayLike | None = None,
         validate_args: bool | None = None,
     ):
@@ -68,6 +71,7 @@ class ETSDistribution(dist.Distribution):
                 wanted = "(period,)" if axes else "()"
                 raise ValueError(f"{name} has shape {value.shape}; {self.form.name} takes {wanted}.")
             setattr(self, name, value)
+        self.df = None if df is None else as_float(df)
         self.covariance = None if covariance is None else as_float(covariance)
         self.length = length
         super().__init__((), (length,), validate_args=validate_args)
@@ -89,8 +93,8 @@ class ETSDistribution(dist.Distribution):
 
     @property
     def normal_marginals(self) -> bool:
-        """Whether each entry of y is normal: it is in a Gaussian form."""
-        return self.form.gaussian
+        """Whether y is normal: it is in a Gaussian form with normal errors."""
+        return self.form.gaussian and self.df is None
 
     @property
     def mean(self) -> Float[Array, " time"]:
@@ -107,7 +111,10 @@ class ETSDistribution(dist.Distribution):
         """
         if not self.form.linear:
             raise NotImplementedError(f"{self.form.name} has no variance in closed form; use that of draws.")
-        known = linear.forecast_variance(self.form, self.weights, self.period, self.mean, self.scale)
+        scale = self.scale
+        if self.df is not None:
+            scale = scale * jnp.where(self.df > 2, jnp.sqrt(self.df / jnp.maximum(self.df - 2, 1e-9)), jnp.inf)
+        known = linear.forecast_variance(self.form, self.weights, self.period, self.mean, scale)
         if self.covariance is None:
             return known
         k = self.covariance.shape[0]
@@ -120,7 +127,7 @@ class ETSDistribution(dist.Distribution):
         k_error, k_start = jax.random.split(key)
         dtype = jnp.result_type(self.level, self.alpha, self.scale)
         draws = math.prod(sample_shape)
-        errors = self.scale * jax.random.normal(k_error, (self.length, draws), dtype)
+        errors = self.scale * self._error(jnp.ones((), dtype)).sample(k_error, (self.length, draws))
         start = self.start
         if self.covariance is not None:
             x = linear.as_vector(self.form, start, dtype)
@@ -140,8 +147,8 @@ class ETSDistribution(dist.Distribution):
 
     def _log_prob(self, y: Array) -> Array:
         arguments = (self.weights, self.start, self.scale)
-        if not self.form.gaussian:
-            return log_likelihood(self.form, y, *arguments)
+        if not self.normal_marginals:
+            return log_likelihood(self.form, y, *arguments, self.df)
 
         def exact(y: Array) -> Array:
             return linear.filtered(self.form, y, *arguments, covariance=self.covariance).log_likelihood
@@ -154,9 +161,14 @@ class ETSDistribution(dist.Distribution):
         """The law of each y_t given all other observations, batch shape (..., time), of a Gaussian form.
 
         Raises:
-            TypeError: the form is not Gaussian; no closed form is known.
+            TypeError: the law is not Gaussian; no closed form is known.
         """
-        if not self.form.gaussian:
+        if self.df is not None:
+            raise TypeError(
+                f"ETS({self.form.name}) with Student-t errors has no leave-one-out terms in closed form: compare it "
+                "with others by pk.kfold."
+            )
+        if not self.normal_marginals:
             raise TypeError(
                 f"ETS({self.form.name}) has no leave-one-out terms in closed form, as its errors, trend or season are "
                 "multiplicative: compare it with others by pk.kfold, or take the logarithm and an additive form."
@@ -173,12 +185,18 @@ class ETSDistribution(dist.Distribution):
         """
         _refuse_inputs(X_new)
         arguments = (self.weights, self.start)
-        if self.form.gaussian:
+        if self.normal_marginals:
             mean, variance = linear.replicate(self.form, y, *arguments, self.scale)
             return dist.Normal(mean, jnp.sqrt(variance), validate_args=False).to_event(1)
         mean = run(self.form, y, *arguments).mean
         scale = self.scale * (mean if self.form.error == "M" else 1.0)
-        return dist.Normal(mean, scale, validate_args=False).to_event(1)
+        return self._error(scale, mean).to_event(1)
+
+    def _error(self, scale: Array, mean: ArrayLike = 0.0) -> dist.Distribution:
+        """The law of errors of this scale around a mean."""
+        if self.df is None:
+            return dist.Normal(mean, scale, validate_args=False)
+        return dist.StudentT(self.df, mean, scale, validate_args=False)
 
     def forecast(self, y: Float[Array, " time"], horizon: int, X_new: None = None) -> "ETSDistribution":
         """The joint law of the next `horizon` observations given y: the same form, from the states after y.
@@ -189,7 +207,7 @@ class ETSDistribution(dist.Distribution):
         _refuse_inputs(X_new)
         arguments = (self.weights, self.start)
         covariance = None
-        if self.form.gaussian:
+        if self.normal_marginals:
             # One structure for y with and without gaps; the filter costs little beside the draws that follow.
             found = linear.filtered(self.form, y, *arguments, self.scale, self.covariance)
             last, covariance = linear.as_states(self.form, found.last), found.covariance
@@ -203,6 +221,7 @@ class ETSDistribution(dist.Distribution):
             seasonal=last.s if self.form.season != "N" else 0.0,
             scale=self.scale,
             length=horizon,
+            df=self.df,
             covariance=covariance,
         )
 

@@ -21,7 +21,8 @@ class ETS(Model):
     ``pk.ETS("A", "Ad", "M", period=12)`` or ``pk.ETS("AAdM", period=12)``: error A or M; trend N, A, Ad, M or Md;
     season N, A or M. A field left out gets a weakly informative prior, scaled to the data; fields that a form lacks are
     not read. NaN in y is missing: exactly so where the form is additive throughout; elsewhere the states go through the
-    gap as expected. Leave-one-out is known for forms that are additive throughout; the others meet by ``pk.kfold``.
+    gap as expected. Leave-one-out is known for forms that are additive throughout, with normal errors; the others meet
+    by ``pk.kfold``.
 
     Args:
         error: the error, or all letters in one string.
@@ -40,6 +41,8 @@ class ETS(Model):
             mean 1. Default: as large as the spread of y.
         scale: standard deviation of the errors, in the units of y, or relative where they are multiplicative. Default:
             half-normal with the spread of y as its scale.
+        df: degrees of freedom of Student-t errors, such as ``dist.Gamma(2, 0.1)``, with ``scale`` their scale: single
+            outliers then say less about the parameters. Default: None, normal errors.
 
     Raises:
         ValueError: unknown letters; a season without a period; data that a form cannot take.
@@ -61,6 +64,7 @@ class ETS(Model):
     slope: Param = param(support=constraints.real, default=priors.slope)
     seasonal: Param = param(dims=("season",), default=priors.seasonal)
     scale: Param = param(support=constraints.nonnegative, default=priors.scale)
+    df: Param = param(support=constraints.positive, default=None)
 
     def __check_init__(self) -> None:
         if (self.trend is None) != (self.season is None):
@@ -124,6 +128,7 @@ class ETS(Model):
             slope=self.slope,
             scale=self.scale,
             length=length,
+            df=self.df,
             **states,
         )
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.special import betaln
 from jaxtyping import Array, Bool, Float
 
 LOG_2PI = math.log(2 * math.pi)
@@ -222,7 +223,7 @@ def season_ring(s: Any, lanes: tuple[int, ...], dtype: Any) -> Float[Array, "per
 
 
 def log_likelihood(
-    form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States, sigma: Any
+    form: Form, y: Float[Array, "time *lanes"], w: Weights, start: States, sigma: Any, df: Any = None
 ) -> Float[Array, "*lanes"]:
     r"""Log density of the observed values, the product of the one-step densities.
 
@@ -238,6 +239,7 @@ def log_likelihood(
         w: smoothing parameters.
         start: the states before the first observed value.
         sigma: standard deviation of the errors, relative ones where they are multiplicative.
+        df: degrees of freedom where errors are Student-t, with sigma their scale; None where they are normal.
 
     Returns:
         The log-likelihood; -inf, with derivatives 0, where a state that must be positive is not.
@@ -252,8 +254,15 @@ def log_likelihood(
         log_mean = jnp.log(mean)
     sigma = jnp.where(valid, sigma, 1.0)
     scaled = jnp.where(valid, scaled, 0.0) / sigma
-    terms = -0.5 * (LOG_2PI + scaled**2) - jnp.log(sigma) - jnp.where(valid, log_mean, 0.0)
+    density = -0.5 * (LOG_2PI + scaled**2) if df is None else _student_t(scaled, df)
+    terms = density - jnp.log(sigma) - jnp.where(valid, log_mean, 0.0)
     return jnp.where(valid, jnp.sum(jnp.where(found.seen, terms, 0.0), 0), -jnp.inf)
+
+
+def _student_t(z: Array, df: Any) -> Array:
+    """Log density of Student's t; its constant by the beta function, which keeps its digits where df is large."""
+    df = jnp.asarray(df, z.dtype)
+    return -0.5 * jnp.log(df) - betaln(0.5, 0.5 * df) - 0.5 * (df + 1) * jnp.log1p(z**2 / df)
 
 
 def concentrated(found: Run, form: Form) -> tuple[Float[Array, "*lanes"], Float[Array, "*lanes"]]:

@@ -7,11 +7,12 @@ import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
+from scipy.stats import t as student_t
 
 import probkit as pk
 from probkit.ets.distribution import ETSDistribution, SESDistribution
 from probkit.ets.linear import inverse_weights, psi_weights
-from probkit.ets.recursions import Form, Weights
+from probkit.ets.recursions import Form, Weights, run
 from probkit.ets.seasonal_distribution import SeasonalFactors, mean_one
 
 N, M = 14, 4
@@ -176,3 +177,39 @@ def test_what_is_refused():
         law_of("MAM").variance  # noqa: B018
     with pytest.raises(ValueError, match="no inputs"):
         law_of("ANN").forecast(jnp.asarray(Y), 3, jnp.ones((3, 1)))
+
+
+@pytest.mark.parametrize("name", ["AAdN", "MAM"])
+def test_student_t_errors(name):
+    """Density by a plain sum over the one-step errors, spread by draws, a large df near the normal law, no shortcut."""
+    law, normal = law_of(name, df=5.0), law_of(name)
+    y = np.where(np.isnan(GAPS), np.nan, np.abs(GAPS))
+    found = run(law.form, jnp.asarray(y, float), law.weights, law.start)
+    mean, seen = np.asarray(found.mean, float), ~np.isnan(y)
+    scale = 1.2 * np.ones(N) if name == "AAdN" else 0.05 * mean
+    theirs = student_t.logpdf(y[seen], 5.0, mean[seen], scale[seen]).sum()
+    assert_allclose(law.log_prob(jnp.asarray(y)), theirs, rtol=tol(1e-10, 1e-4))
+    assert_allclose(law.predict(jnp.asarray(y)).variance, scale**2 * 5 / 3, rtol=tol(1e-10, 1e-4))
+    assert not law.normal_marginals
+    assert law.forecast(jnp.asarray(y), 3).df == 5.0
+    with pytest.raises(TypeError, match="Student-t errors has no leave-one-out terms"):
+        law.leave_one_out(jnp.asarray(y))
+    complete = jnp.asarray(np.abs(Y))
+    assert_allclose(law_of(name, df=1e6).log_prob(complete), normal.log_prob(complete), rtol=1e-3)
+    draws = np.asarray(law.sample(jax.random.key(0), (20_000,)), float)[:, 0]
+    first = float(scale[0] if name == "AAdN" else 0.05 * mean[0])
+    assert_allclose(draws.std(), first * np.sqrt(5 / 3), rtol=0.06)  # kurtosis 9: sd of the ratio 0.01
+    if name == "AAdN":
+        assert_allclose(law.variance, normal.variance * 5 / 3, rtol=tol(1e-10, 1e-5))
+        assert np.isinf(law_of(name, df=1.5).variance).all()
+
+
+@pytest.mark.once
+def test_an_outlier_says_less_under_student_t_errors():
+    y = np.array(pk.datasets.nile())
+    y[40] += 3000
+    scale = {}
+    for name, df in (("normal", None), ("student", 3.0)):
+        model = pk.ETS("ANN", alpha=0.2, level=1100.0, df=df)
+        scale[name] = float(pk.fit(model, y, method=pk.MAP(), key=jax.random.key(0)).sites["scale"].squeeze())
+    assert scale["student"] < 0.6 * scale["normal"]
