@@ -56,17 +56,19 @@ class LatentSeries(dist.Distribution):
         start_scale: how far the starting states may move the signal, one standard deviation, on the scale of the
             link; for a location, in units of the range of y.
         length: number of times.
+        paths: how many importance paths correct the approximate likelihood, an even number; 0 for none.
     """
 
     support = constraints.real_vector
     pytree_data_fields = ("structure", "likelihood", "start_scale")
-    pytree_aux_fields = ("length",)
+    pytree_aux_fields = ("length", "paths")
 
     def __init__(
-        self, structure: Structure, likelihood: Likelihood, start_scale: Any, length: int,
+        self, structure: Structure, likelihood: Likelihood, start_scale: Any, length: int, paths: int = 0,
         *, validate_args: bool | None = None,
     ):  # fmt: skip
         self.structure, self.likelihood, self.start_scale, self.length = structure, likelihood, start_scale, length
+        self.paths = paths
         super().__init__((), (length,), validate_args=validate_args)
 
     def _scaled(self, y: Array) -> tuple[Structure, Array, Array]:
@@ -89,8 +91,19 @@ class LatentSeries(dist.Distribution):
         return found, s, phi
 
     def log_prob(self, value: Float[Array, " time"], intermediates: None = None) -> Float[Array, ""]:
-        """Laplace's approximation of the log marginal likelihood of the observed entries."""
-        return self._approximate(value)[0].log_evidence
+        """Laplace's approximation of the log marginal likelihood of the observed entries; corrected by `paths`.
+
+        The paths are made of the same random numbers at every call, so that the value is a smooth function of the
+        parameters, and its exponential is unbiased over those numbers (Shephard and Pitt 1997).
+        """
+        found, s, phi = self._approximate(value)
+        if not self.paths:
+            return found.log_evidence
+        half = laplace.paths(jax.random.key(1), s, found, self.paths // 2)
+        both = jnp.concatenate([half, 2 * found.f - half])  # the approximation is symmetric about its mode
+        log_w = laplace.log_weights(_terms, phi, found, both, jnp.asarray(value, s.q.dtype))
+        corrected = found.log_evidence + jax.nn.logsumexp(log_w) - np.log(self.paths)
+        return jnp.where(jnp.isfinite(corrected), corrected, -jnp.inf)
 
     def importance(self, key: Array, y: Float[Array, " time"], count: int = PATHS) -> Float[Array, " count"]:
         """Log weights of paths drawn from the approximation; the log of their mean is what `log_prob` misses."""
@@ -228,6 +241,10 @@ class LatentStructural(Model):
         start_scale: how far each starting state may move the signal (one standard deviation): on the scale of the link,
             or for a location in units of the range of y. The default 10 is next to flat, and proper, so that a series
             of zeros has a posterior.
+        paths: 0, the default, for Laplace's likelihood. An even number, such as 32: the likelihood is corrected by
+            importance sampling of so many paths (antithetic pairs, the same random numbers at all parameters), which
+            takes about as many times as long. Worth it where the report tells that the correction moves the
+            log-likelihood, and k-hat is good. Leave-one-out, smoothing and forecasts stay Laplace's given parameters.
 
     Default priors of scales are those of the parts, for log counts, or for classes four logits apart.
 
@@ -240,16 +257,19 @@ class LatentStructural(Model):
     _signal: Structural
     likelihood: Likelihood
     start_scale: Param = param(support=constraints.positive, default=10.0)
+    paths: int = eqx.field(static=True, default=0)
 
-    def __init__(self, parts: Additive, likelihood: Likelihood, start_scale: Any = 10.0):
+    def __init__(self, parts: Additive, likelihood: Likelihood, start_scale: Any = 10.0, paths: int = 0):
         if not isinstance(parts, Additive):
             raise TypeError(f"parts is {type(parts).__name__}; a part or a sum of parts is wanted, as pk.LocalLevel().")
         if not isinstance(likelihood, Likelihood):
             raise TypeError(f"likelihood is {type(likelihood).__name__}; one of probkit.likelihoods is wanted.")
         if not isinstance(getattr(parts, "obs_scale", None), Default):
             raise ValueError("parts has an obs_scale; the noise is the likelihood's. Leave it out.")
+        if isinstance(paths, bool) or not isinstance(paths, int) or paths < 0 or paths % 2:
+            raise ValueError(f"paths is {paths!r}; an even whole number, or 0, is wanted.")
         self._signal, self.likelihood = Structural(quiet(parts), 0.0), likelihood
-        self.start_scale = start_scale
+        self.start_scale, self.paths = start_scale, paths
 
     def shown_to(self, field: str, y: Array) -> Array:
         """y as default priors of a field see it: those of the parts on the scale of the link."""
@@ -275,7 +295,7 @@ class LatentStructural(Model):
 
     def distribution(self, X: Any, length: int) -> LatentSeries:
         """The distribution of y given the parameters."""
-        return LatentSeries(self._signal.structure(X, length), self.likelihood, self.start_scale, length)
+        return LatentSeries(self._signal.structure(X, length), self.likelihood, self.start_scale, length, self.paths)
 
     def forecast(self, y: Float[Array, " n"], horizon: int, X: Any = None, X_new: Any = None) -> LatentForecast:
         """The joint distribution of the next ``horizon`` observations, given ``y`` and the parameters."""
@@ -306,10 +326,11 @@ class LatentStructural(Model):
     def notes(self, y: Any, X: Any = None) -> tuple[str, ...]:
         """What a report should say: how good the approximation is, by importance sampling at one draw."""
         moved, k_hat = (float(x) for x in jax.device_get(_importance(self, y, X)))
-        return (
-            "Approximate: states integrated out by Laplace's method. At the best draw, importance sampling of "
-            f"{PATHS} paths moves the log-likelihood by {moved:.2g}; k-hat of its weights is {k_hat:.2f}.",
-        )
+        told = "Approximate: states integrated out by Laplace's method."
+        if self.paths:
+            told += f" The likelihood is corrected by {self.paths} importance paths."
+        told += f" At the best draw, importance sampling of {PATHS} paths moves Laplace's log-likelihood by {moved:.2g}"
+        return (f"{told}; k-hat of its weights is {k_hat:.2f}.",)
 
 
 @eqx.filter_jit

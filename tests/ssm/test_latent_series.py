@@ -237,8 +237,41 @@ def test_calibrated():
     assert found.uniform(), found.table()
 
 
+def likelihood_on_a_grid(y, sd, start_sd, terms, grid):
+    """Exact likelihood of a local level seen through `terms`, by integrating it over a fine grid, time by time."""
+    step = grid[1] - grid[0]
+    move = scipy.stats.norm.pdf(grid[:, None] - grid[None, :], scale=sd) * step
+    weight, total = scipy.stats.norm.pdf(grid, scale=start_sd), 0.0
+    for one in y:
+        weight = weight * np.exp(terms(grid, one))
+        mass = weight.sum() * step
+        weight, total = move @ (weight / mass), total + np.log(mass)
+    return total
+
+
+@pytest.mark.once
+def test_importance_paths_correct_the_likelihood():
+    """Coin tosses, a level that moves: Laplace is off by a quarter of a nat, the correction by its own error."""
+    y = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    sd = 1.5
+
+    def value(sd, paths):
+        structure = components.assemble([components.level(sd * sd)], 0.0, jnp.result_type(float))
+        return LatentSeries(structure, Bernoulli(), jnp.asarray(2.0), len(y), paths).log_prob(jnp.asarray(y))
+
+    plain, corrected, slope = jax.jit(lambda sd: (value(sd, 0), *jax.value_and_grad(lambda sd: value(sd, 1000))(sd)))(
+        jnp.asarray(sd)
+    )
+    terms = lambda f, one: -np.log1p(np.exp(-(2 * one - 1) * f))
+    exact = lambda sd: likelihood_on_a_grid(y, sd, 2.0, terms, np.linspace(-25, 25, 1201))
+    assert abs(plain - exact(sd)) > 0.2 and abs(corrected - exact(sd)) < 0.05
+    assert_allclose(slope, (exact(sd + 0.01) - exact(sd - 0.01)) / 0.02, atol=0.05)
+
+
 def test_wrong_arguments():
     level = pk.LocalLevel()
+    with pytest.raises(ValueError, match="paths is 3"):
+        pk.LatentStructural(level, Poisson(), paths=3)
     with pytest.raises(TypeError, match="parts is int"):
         pk.LatentStructural(1, Poisson())
     with pytest.raises(TypeError, match="likelihood is str"):
