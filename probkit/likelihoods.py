@@ -36,10 +36,12 @@ class Likelihood(eqx.Module):
     Attributes:
         is_location: whether the first column of f stands in the units of y.
         discrete: ``"classes"``, ``"counts"``, or empty for real observations.
+        log_concave: whether the density of an observation is log-concave in each column of f.
     """
 
     is_location: ClassVar[bool] = False
     discrete: ClassVar[str] = ""
+    log_concave: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:
@@ -147,6 +149,7 @@ class StudentT(Likelihood):
     """
 
     is_location: ClassVar[bool] = True
+    log_concave: ClassVar[bool] = False
     df: Param = param(support=constraints.positive, default=4.0)
     scale: Param = param(support=constraints.positive, default=lambda self, y, X: noise_scale(y))
 

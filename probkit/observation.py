@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from probkit.likelihoods import Likelihood, StudentT
+from probkit.likelihoods import Bernoulli, Gaussian, Likelihood
 
 #: Nodes of the Gauss-Hermite rule.
 NODES = 32
@@ -48,7 +48,7 @@ class Observation(dist.Distribution):
         The nodes stand around the largest integrand, as wide as its curvature says: a count of 1,000 knows its rate
         better than nodes of the latent law could tell. Student-t, which may have two such places, keeps the latter.
         """
-        if isinstance(self.likelihood, StudentT):
+        if not self.likelihood.log_concave:
             log_weight = self._nodes()[1]
             return jax.nn.logsumexp(self._over(lambda law: law.log_prob(value)) + log_weight, axis=0)
         sd = jnp.sqrt(self.latent_variance)
@@ -88,6 +88,25 @@ class Observation(dist.Distribution):
         k_f, k_y = jax.random.split(key)
         e = jax.random.normal(k_f, (*sample_shape, *self.batch_shape), self.f.dtype)
         return observe(self.likelihood, k_y, self.f + jnp.sqrt(self.latent_variance) * e)
+
+
+def predictive(likelihood: Likelihood, f: Array, variance: Array) -> dist.Distribution:
+    """The law of fresh observations whose latent values are normal, event shape (n,).
+
+    Normal and two-class ones tell more than their moments: the sd of the noise alone, and the probabilities of the
+    classes with their entropy given the latent value.
+    """
+    if isinstance(likelihood, Gaussian):
+        law = dist.Normal(f, jnp.sqrt(likelihood.scale**2 + variance), validate_args=False).to_event(1)
+        law.noise_variance = jnp.broadcast_to(jnp.asarray(likelihood.scale) ** 2, f.shape)
+        return law
+    mixed = Observation(likelihood, f, variance)
+    if not isinstance(likelihood, Bernoulli):
+        return mixed.to_event(1)
+    logit = mixed.log_prob(jnp.ones_like(f)) - mixed.log_prob(jnp.zeros_like(f))
+    law = dist.BernoulliLogits(logit, validate_args=False).to_event(1)
+    law.expected_entropy = jnp.sum(mixed._over(lambda one: one.entropy()) * jnp.exp(mixed._nodes()[1]), axis=0)
+    return law
 
 
 def observe(likelihood: Likelihood, key: Array, f: Array) -> Array:

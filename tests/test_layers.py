@@ -3,7 +3,7 @@
 * Maths (all of `math/`, and every file of a family but its `*distribution.py`, `__init__.py` and those in `UPPER`)
   imports JAX and maths of its own family.
 * `distribution.py`, and what ends in it, adds NumPyro.
-* A family never imports another, except that arima, ets and gp may use the maths and the distributions of ssm.
+* A family never imports another, except that arima, ets, gp and var may use the maths and the distributions of ssm.
 * Nothing else in the package imports a family, except `__init__.py` and the adapters that build models.
 * ArviZ, Matplotlib and pandas are imported inside functions.
 * No `assert`, which `python -O` drops, and no touching of JAX's configuration.
@@ -36,13 +36,14 @@ UPPER = {
         "stationary_covariances",
         "svgp",
         "svgp_fit",
+        "svgp_training",
     },
     "hmm": {"model"},
     "ssm": {"factors", "latent", "model", "multivariate", "parts", "several_model", "structural"},
     "var": {"model"},
 }
 FAMILIES = set(UPPER)
-USES_SSM = {"arima", "ets", "gp"}
+USES_SSM = {"arima", "ets", "gp", "var"}
 MAY_BUILD_MODELS = {"probkit", "probkit.sklearn"}
 MATHS_MAY_USE = set(sys.stdlib_module_names) | {"equinox", "jax", "jaxtyping", "numpy", "optax"}
 LAZY = {"arviz", "arviz_base", "arviz_plots", "arviz_stats", "matplotlib", "pandas"}

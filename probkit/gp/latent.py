@@ -13,11 +13,11 @@ from probkit.gp import laplace
 from probkit.gp.covariance import with_default
 from probkit.gp.exact import condition_marginal
 from probkit.gp.stationary_covariances import Matern32
-from probkit.likelihoods import Bernoulli, Likelihood, StudentT
+from probkit.likelihoods import Bernoulli, Likelihood
 from probkit.math.latent import observed_curvature
 from probkit.math.linalg import matmul, safe_cholesky
 from probkit.model import Default, Model, Param, param
-from probkit.observation import Observation, observe
+from probkit.observation import Observation, observe, predictive
 
 
 def _terms(likelihood: Likelihood, f: Array, y: Array) -> Array:
@@ -34,7 +34,7 @@ def _expected(likelihood: Likelihood, f: Array, y: Array) -> Array:
 
 def _curvature(likelihood: Likelihood) -> Any:
     """Expected where the likelihood is not log-concave."""
-    return _expected if isinstance(likelihood, StudentT) else _observed
+    return _observed if likelihood.log_concave else _expected
 
 
 class LatentProcess(dist.Distribution):
@@ -77,7 +77,7 @@ class LatentProcess(dist.Distribution):
         X = self.X if X_new is None else X_new
         cross = K if X_new is None else self.kernel(self.X, X)
         mean, variance = laplace.project(found, K, cross, self.kernel.diagonal(X))
-        return Observation(self.likelihood, self._mean_at(X) + mean, variance).to_event(1)
+        return predictive(self.likelihood, self._mean_at(X) + mean, variance)
 
     def leave_one_out(self, y: Float[Array, " n"]) -> dist.Distribution:
         """The law of each y_i given all others, by taking its own term out of the approximation; batch shape (n,)."""
@@ -151,7 +151,7 @@ class LatentGP(Model):
 
     kernel: Any
     likelihood: Likelihood
-    mean: Param = param(support=constraints.real, default=_default_mean)
+    mean: Param = param(default=_default_mean)
 
     def __init__(self, kernel: Any = None, likelihood: Likelihood | None = None, mean: Any = None):
         self.likelihood = Bernoulli() if likelihood is None else likelihood
@@ -188,7 +188,7 @@ class SampledGP(Model):
 
     kernel: Any
     likelihood: Likelihood
-    mean: Param = param(support=constraints.real, default=_default_mean)
+    mean: Param = param(default=_default_mean)
     whitened: Param = param(support=constraints.real, default=0.0)
 
     def __init__(
@@ -230,4 +230,4 @@ class SampledGP(Model):
         residual = self.latent(X, y.shape[0]) - self._mean_at(X)
         cross = self.kernel(X, X_new)
         f, variance = condition_marginal(self._covariance(X), residual, cross, self.kernel.diagonal(X_new))
-        return Observation(self.likelihood, self._mean_at(X_new) + f, variance).to_event(1)
+        return predictive(self.likelihood, self._mean_at(X_new) + f, variance)
