@@ -37,6 +37,7 @@ UPPER = {
         "svgp",
         "svgp_fit",
         "svgp_training",
+        "vecchia_process",
     },
     "hmm": {"model"},
     "ssm": {"factors", "latent", "model", "multivariate", "parts", "several_model", "structural"},

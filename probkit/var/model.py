@@ -14,10 +14,12 @@ from jaxtyping import Array, Float
 from probkit import border
 from probkit.prediction import Prediction
 from probkit.report import Report, Seconds
-from probkit.var import conjugate
+from probkit.var import conjugate, gaps
 
 #: Values of the tightness that are weighed where none is given.
 GRID = np.geomspace(0.01, 5.0, 41)
+#: Chains of the sampler where values are missing, and what each leaves out at its beginning.
+CHAINS, BURN = 4, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,10 @@ class VAR:
     error variance of an autoregression of series j by itself; ``Sigma`` is inverse Wishart around them with n + 2
     degrees of freedom. The first p times are conditioned on.
 
-    ``pk.fit(pk.VAR(2), y, key=key)`` with y (time, series), an array or a data frame, without gaps.
+    ``pk.fit(pk.VAR(2), y, key=key)`` with y (time, series), an array or a data frame. Where values are missing (NaN)
+    the posterior is sampled by Gibbs steps between parameters and missing values, both in closed form given the other:
+    four chains, whose R-hat and effective draws the report tells; `posterior.impute()` holds the filled series. Of the
+    first p times what is missing is normal with the mean and spread of its series.
 
     Args:
         lags: p.
@@ -64,11 +69,11 @@ class VAR:
         """The posterior; what :func:`probkit.fit` calls.
 
         Args:
-            y: (time, series), complete.
+            y: (time, series), NaN where missing.
             key: a new-style key.
 
         Raises:
-            ValueError: y has gaps, or fewer times than p + 2.
+            ValueError: y is infinite, has a series without values, or fewer times than p + 2.
         """
         border.check_key(key, "fit")
         began = time.perf_counter()
@@ -77,16 +82,43 @@ class VAR:
         k_draw, k_predict = jax.random.split(key)
         grid = GRID if self.tightness is None else np.array([self.tightness])
         options = (self.lags, self.decay, self.own_lag, self.draws)
-        found = jax.device_get(_posterior(values, jnp.asarray(grid, values.dtype), k_draw, options))
-        B, root, tightness, evidence = found
+        y, filled = np.asarray(values), None
+        if np.isnan(y).any():
+            begin = jnp.asarray(gaps.interpolate(y))
+            drawn = _sampled(values, begin, jnp.asarray(grid, values.dtype), k_draw, options)
+            B, root, tightness, filled = (np.reshape(x, (-1, *x.shape[2:]))[: self.draws] for x in drawn)
+            evidence = np.nan
+        else:
+            B, root, tightness, evidence = jax.device_get(
+                _posterior(values, jnp.asarray(grid, values.dtype), k_draw, options)
+            )
         if not (np.isfinite(B).all() and np.isfinite(root).all()) or (np.isinf(grid).any() and rows <= unknown):
             raise ValueError(
                 f"{self!r} has no proper posterior: {rows} equations and {unknown} coefficients a series, or series "
                 "that are constant or sums of one another. Give a finite tightness."
             )
-        report = _report(self, Seconds(0.0, time.perf_counter() - began))
-        y = np.asarray(values)
-        return VARPosterior(self, y, names, labels, B, root, tightness, float(evidence), report, k_predict)
+        seconds = Seconds(0.0, time.perf_counter() - began)
+        report = _report(self, seconds) if filled is None else _sampled_report(self, drawn, y, seconds)
+        return VARPosterior(self, y, names, labels, B, root, tightness, float(evidence), report, k_predict, filled)
+
+
+def _sampled_report(model: VAR, drawn: tuple, y: np.ndarray, seconds: Seconds) -> Report:
+    """R-hat and effective draws of the coefficients and of the covariance's factor."""
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    B, L = (np.asarray(x, float) for x in drawn[:2])
+    n = L.shape[-1]
+    held = np.concatenate([B.reshape(*B.shape[:2], -1), L[..., *np.tril_indices(n)]], axis=2)
+    moved = np.ptp(held, axis=(0, 1)) > 0
+    r_hat = float(np.max(split_gelman_rubin(held[..., moved]), initial=1.0))
+    ess = float(np.min(effective_sample_size(held[..., moved]), initial=held.shape[0] * held.shape[1]))
+    sound = r_hat <= 1.01 and ess >= 100 * CHAINS
+    told = f"Gibbs sampling of {CHAINS} chains: R-hat {r_hat:.3f}, {ess:.0f} effective draws of the slowest parameter."
+    return Report(
+        method=repr(model), rung="gibbs", converged=sound, reason=told, seconds=seconds, ess=ess,
+        advice="" if sound else "Take more draws: pk.VAR(..., draws=20000); or fewer lags.",
+        notes=(f"{int(np.isnan(y).sum())} of {y.size} values are missing.",),
+    )  # fmt: skip
 
 
 def _report(model: VAR, seconds: Seconds) -> Report:
@@ -102,13 +134,13 @@ def _table(y: Any, lags: int) -> tuple[Array, list[str], Any]:
     values = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
     if values.ndim != 2 or values.dtype.kind not in border.NUMBERS:
         raise ValueError(f"y has shape {values.shape} and dtype {values.dtype}; numbers of (time, series) are wanted.")
-    bad = ~np.isfinite(values.astype(float))
+    bad = np.isinf(values.astype(float))
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"y is missing or infinite at row {row}, column {column} ({bad.sum()} in all); VAR takes complete series. "
-            "Fill gaps first, such as by posterior.impute() of a model of each series."
-        )
+        raise ValueError(f"y is infinite at row {row}, column {column} ({bad.sum()} in all); NaN means missing.")
+    empty = np.isnan(values.astype(float)).all(axis=0)
+    if empty.any():
+        raise ValueError(f"y has no value in column {int(np.argmax(empty))}; leave that series out.")
     if len(values) < lags + 2:
         raise ValueError(f"y has {len(values)} rows; VAR({lags}) takes at least {lags + 2}.")
     names = [f"y{i + 1}" for i in range(values.shape[1])] if names is None else names
@@ -119,40 +151,72 @@ def _table(y: Any, lags: int) -> tuple[Array, list[str], Any]:
 def _posterior(y: Array, grid: Array, key: Array, options: tuple) -> tuple:
     """Draws of B, of the factor of Sigma and of the tightness, on y as it came; and the log evidence."""
     lags, decay, own, draws = options
-    centre = jnp.mean(y, axis=0)
-    spread = jnp.std(y, axis=0)
-    unit = jnp.where(spread > 0, spread, 1.0)
+    centre, unit = _units(y)
     x = (y - centre) / unit
-    Y, Z = conjugate.lagged(x, lags)
-    n = y.shape[1]
-    scale = conjugate.residual_variances(x, lags)
-    df0 = jnp.asarray(n + 2.0, y.dtype)
-
-    def law(tightness: Array) -> conjugate.NormalInverseWishart:
-        B0, precision = conjugate.minnesota(scale, lags, tightness, decay, own, 100.0)
-        precision = jnp.where(jnp.isinf(tightness), 0.0, precision)
-        return conjugate.posterior(Y, Z, B0, precision, jnp.diag(scale), df0)
-
-    laws = jax.lax.map(law, grid)
-    evidence = laws.log_evidence - Y.shape[0] * jnp.sum(jnp.log(unit))
-    # Gamma with mode 0.2 and sd 0.4: shape a, rate b with (a - 1) / b = 0.2, a / b² = 0.16; times the grid's spacing.
-    b = (0.2 + jnp.sqrt(0.04 + 4 * 0.16)) / (2 * 0.16)
-    log_prior = 0.2 * b * jnp.log(grid) - b * grid + jnp.log(grid)
+    laws = _laws(x, conjugate.residual_variances(x, lags), grid, (lags, decay, own))
+    evidence = laws.log_evidence - (y.shape[0] - lags) * jnp.sum(jnp.log(unit))
+    log_prior = _log_prior(grid)
     log_w = evidence + log_prior if grid.shape[0] > 1 else jnp.zeros_like(evidence)
     k_grid, k_draw = jax.random.split(key)
     places = jax.random.categorical(k_grid, log_w, shape=(draws,))
 
     def draw(one: tuple) -> tuple:
         key, place = one
-        B, L = conjugate.sample(key, jax.tree.map(lambda a: a[place], laws))
-        # Back to the units of y: slopes by the ratio of units, the intercept makes up for the centres.
-        slopes = B[:-1] * unit[None, :] / jnp.tile(unit, lags)[:, None]
-        c = centre + unit * B[-1] - jnp.tile(centre, lags) @ slopes
-        return jnp.concatenate([slopes, c[None]]), unit[:, None] * L
+        return _in_units(*conjugate.sample(key, jax.tree.map(lambda a: a[place], laws)), centre, unit)
 
     B, L = jax.lax.map(draw, (jax.random.split(k_draw, draws), places))
     mixed = jax.nn.logsumexp(evidence + jax.nn.log_softmax(log_prior)) if grid.shape[0] > 1 else evidence[0]
     return B, L, grid[places], mixed
+
+
+def _units(y: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of every series, the latter 1 where it is 0."""
+    spread = jnp.nanstd(y, axis=0)
+    return jnp.nanmean(y, axis=0), jnp.where(spread > 0, spread, 1.0)
+
+
+def _log_prior(grid: Array) -> Array:
+    """Gamma with mode 0.2 and sd 0.4: shape a, rate b, (a - 1) / b = 0.2, a / b² = 0.16; times the grid's spacing."""
+    b = (0.2 + jnp.sqrt(0.04 + 4 * 0.16)) / (2 * 0.16)
+    return 0.2 * b * jnp.log(grid) - b * grid + jnp.log(grid)
+
+
+def _laws(x: Array, scale: Array, grid: Array, options: tuple) -> conjugate.NormalInverseWishart:
+    """The posterior given complete standardised series, at every tightness of the grid."""
+    lags, decay, own = options
+    Y, Z = conjugate.lagged(x, lags)
+    df0 = jnp.asarray(x.shape[1] + 2.0, x.dtype)
+
+    def law(tightness: Array) -> conjugate.NormalInverseWishart:
+        B0, precision = conjugate.minnesota(scale, lags, tightness, decay, own, 100.0)
+        precision = jnp.where(jnp.isinf(tightness), 0.0, precision)
+        return conjugate.posterior(Y, Z, B0, precision, jnp.diag(scale), df0)
+
+    return jax.lax.map(law, grid)
+
+
+def _in_units(B: Array, L: Array, centre: Array, unit: Array) -> tuple[Array, Array]:
+    """Back to the units of y: slopes by the ratio of units, the intercept makes up for the centres."""
+    lags = (B.shape[0] - 1) // B.shape[1]
+    slopes = B[:-1] * unit[None, :] / jnp.tile(unit, lags)[:, None]
+    c = centre + unit * B[-1] - jnp.tile(centre, lags) @ slopes
+    return jnp.concatenate([slopes, c[None]]), unit[:, None] * L
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _sampled(y: Array, begin: Array, grid: Array, key: Array, options: tuple) -> tuple:
+    """Draws of B, of the factor of Sigma, of the tightness and of y filled, (chain, draw, ...), where y has gaps."""
+    lags, decay, own, draws = options
+    centre, unit = _units(y)
+    x, start = (y - centre) / unit, (begin - centre) / unit
+    scale = conjugate.residual_variances(start, lags)
+    laws = lambda x: _laws(x, scale, grid, (lags, decay, own))
+    counts = (CHAINS, BURN, -(-draws // CHAINS))
+    found = gaps.sample(key, x, start, laws, _log_prior(grid), counts)
+    flat = lambda a: a.reshape(-1, *a.shape[2:])
+    B, L = jax.vmap(lambda B, L: _in_units(B, L, centre, unit))(flat(found.B), flat(found.L))
+    shaped = lambda a: a.reshape(*found.place.shape, *a.shape[1:])
+    return shaped(B), shaped(L), grid[found.place], jnp.where(jnp.isnan(y), found.y * unit + centre, y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +231,11 @@ class VARPosterior:
         B: draws of the coefficients, (draw, n p + 1, n): rows are lag 1 of every series, lag 2 ..., the intercept.
         root: draws of the lower Cholesky factor of Sigma, (draw, n, n).
         tightness: draws of it, (draw,).
-        log_evidence: log density of y after its first p times; NaN where the tightness is infinite.
+        log_evidence: log density of y after its first p times; NaN where the tightness is infinite or values are
+            missing.
         report: what answered.
         key: the key that forecasts use unless they are given one.
+        filled: where values are missing, draws of the whole series, (draw, time, n); else None.
     """
 
     model: VAR
@@ -182,6 +248,7 @@ class VARPosterior:
     log_evidence: float
     report: Report
     key: Any
+    filled: np.ndarray | None = None
 
     @property
     def coefficients(self) -> Float[np.ndarray, "draw lag n n"]:
@@ -211,11 +278,19 @@ class VARPosterior:
         """
         horizon = border.check_horizon(horizon)
         key = self.key if key is None else border.check_key(key, "forecast")
-        past = self.y[-self.model.lags :]
+        whole = self.y[None] if self.filled is None else self.filled
+        past = np.broadcast_to(whole[:, -self.model.lags :], (len(self.B), self.model.lags, self.y.shape[1]))
         found = jax.device_get(_forecast(self.B, self.root, past, key, horizon))
         draws, means, stds = (np.swapaxes(a, 1, 2)[None] for a in found)
         labels = border.extend_labels(self.labels, len(self.y), horizon)
         return Prediction(draws, means, stds, labels, lanes=np.asarray(self.names))
+
+    def impute(self) -> Prediction:
+        """The series, gaps filled: rows of ``draws`` are joint draws of all that is missing, the rest is y."""
+        whole = np.broadcast_to(self.y, (len(self.B), *self.y.shape)) if self.filled is None else self.filled
+        draws = np.swapaxes(whole, 1, 2)[None]
+        labels = np.arange(len(self.y)) if self.labels is None else np.asarray(self.labels)
+        return Prediction(draws, draws, None, labels, lanes=np.asarray(self.names))
 
     def impulse_responses(self, horizon: int, *, orthogonal: bool = True) -> "Responses":
         """How each series answers to a shock, 0 to ``horizon`` times later.
@@ -256,16 +331,16 @@ class VARPosterior:
 
 @functools.partial(jax.jit, static_argnums=4)
 def _forecast(B: Array, root: Array, past: Array, key: Array, horizon: int) -> tuple[Array, Array, Array]:
-    """Paths, and means and standard deviations given the parameters, (draw, horizon, n)."""
+    """Paths, and means and standard deviations given the parameters and the last times, (draw, horizon, n)."""
 
     def one(now: tuple) -> tuple[Array, Array, Array]:
-        B, L, key = now
+        B, L, past, key = now
         errors = jax.random.normal(key, (horizon, L.shape[0]), L.dtype) @ L.T
         moved = conjugate.moving_average(B, horizon) @ L
         std = jnp.sqrt(jnp.cumsum(jnp.sum(moved**2, axis=2), axis=0))
         return conjugate.path(B, past, errors), conjugate.path(B, past, jnp.zeros_like(errors)), std
 
-    return jax.lax.map(one, (B, root, jax.random.split(key, B.shape[0])), batch_size=256)
+    return jax.lax.map(one, (B, root, past, jax.random.split(key, B.shape[0])), batch_size=256)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import multivariate_t
 
 import probkit as pk
-from probkit.var import conjugate
+from probkit.var import conjugate, gaps
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -93,6 +93,86 @@ def test_responses_and_forecasts_of_known_parameters():
     assert_allclose(conjugate.path(B, jnp.asarray(past), jnp.zeros((2, 2))), [first, second], rtol=1e-6)
 
 
+def test_missing_values_given_the_parameters_against_dense_algebra():
+    """Moments of the drawn gaps, in the first times and in the middle, by conditioning a big normal."""
+    B, L = np.vstack([A.T, [[0.3, 0.0], [0.0, -0.2]], [[0.1, -0.3]]]), np.array([[0.8, 0.0], [0.3, 0.5]])
+    n = 6
+    y = np.random.default_rng(4).normal(size=(n, 2))
+    y[0, 1] = y[3] = y[4, 0] = np.nan
+    # y = M (first, errors) + m, row by row; of the first two rows those that are seen are known.
+    M, m = np.zeros((2 * n, 4 + 2 * n)), np.zeros(2 * n)
+    seen = ~np.isnan(y.ravel())
+    for i in range(4):
+        M[i, i], m[i] = 1.0 - seen[i], np.where(seen[i], y.ravel()[i], 0.0)
+    for t in range(2, n):
+        here, back = slice(2 * t, 2 * t + 2), np.r_[2 * t - 2 : 2 * t, 2 * t - 4 : 2 * t - 2]
+        M[here] = B[:4].T @ M[back]
+        M[here, 4 + 2 * t : 6 + 2 * t] += L
+        m[here] = B[:4].T @ m[back] + B[4]
+    C = M @ M.T
+    known = seen & (np.arange(2 * n) >= 4)
+    gain = C[np.ix_(~seen, known)] @ np.linalg.inv(C[np.ix_(known, known)])
+    mean = m[~seen] + gain @ (y.ravel() - m)[known]
+    spread = np.sqrt(np.diag(C[np.ix_(~seen, ~seen)] - gain @ C[np.ix_(known, ~seen)]))
+    given = jnp.asarray(y), jnp.asarray(B), jnp.asarray(L)
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: gaps.fill(key, *given)))(jax.random.split(KEY, 20_000)))
+    drawn = draws.reshape(20_000, -1)
+    assert_allclose(drawn[0, seen], y.ravel()[seen], rtol=1e-6)
+    assert_allclose(drawn[:, ~seen].mean(0), mean, atol=6 * spread.max() / 140)
+    assert_allclose(drawn[:, ~seen].std(0), spread, rtol=0.04)
+
+
+@pytest.fixture(scope="module")
+def gappy():
+    y = Y[:80] * [1.0, 1e3] + [0.0, 1e5]
+    y[[0, 20, 21, 79], 0] = np.nan
+    y[40:45, 1] = np.nan
+    return y, pk.fit(pk.VAR(1, draws=1200), y, key=KEY)
+
+
+@pytest.mark.once
+def test_series_with_gaps(gappy):
+    y, found = gappy
+    assert found.report.rung == "gibbs" and found.report.ess > 100
+    whole = pk.fit(pk.VAR(1, draws=1200), Y[:80] * [1.0, 1e3] + [0.0, 1e5], key=KEY)
+    assert (np.abs(found.B.mean(0) - whole.B.mean(0)) < 0.7 * whole.B.std(0)).all()
+    filled = found.impute()
+    assert_allclose(filled.draws[0, :, 1, 3], y[3, 1], rtol=1e-6)
+    truth = (Y[:80] * [1.0, 1e3] + [0.0, 1e5]).T
+    missing = np.isnan(y.T)
+    assert (np.abs(filled.mean - truth)[missing] < 5 * filled.std[missing]).all() and (filled.std[missing] > 0).all()
+    assert np.isfinite(found.forecast(2).mean).all()
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_gaps_are_calibrated():
+    """Parameters from the prior, series from them, gaps: the truth ranks uniformly among the sampler's draws."""
+    T, dtype = 20, jnp.result_type(float)
+    B0, precision = conjugate.minnesota(jnp.ones(2, dtype), 1, jnp.asarray(0.3, dtype), 1.0, 0.5, 1.0)
+    prior = conjugate.NormalInverseWishart(B0, jnp.diag(jnp.sqrt(precision)), 3 * jnp.eye(2, dtype=dtype),
+                                           jnp.asarray(6.0, dtype), jnp.zeros((), dtype))  # fmt: skip
+
+    def laws(x):
+        one = conjugate.posterior(*conjugate.lagged(x, 1), B0, precision, prior.S, prior.df)
+        return jax.tree.map(lambda a: a[None], one)
+
+    def one(key):
+        k_prior, k_first, k_path, k_gaps, k_fit = jax.random.split(key, 5)
+        B, L = conjugate.sample(k_prior, prior)
+        first = jax.random.normal(k_first, (1, 2), dtype)
+        y = jnp.concatenate([first, conjugate.path(B, first, jax.random.normal(k_path, (T - 1, 2), dtype) @ L.T)])
+        held = jnp.where(jax.random.uniform(k_gaps, y.shape) < 0.3, jnp.nan, y).at[5, 0].set(jnp.nan)
+        found = gaps.sample(k_fit, held, jnp.nan_to_num(held), laws, jnp.zeros(1, dtype), (1, 100, 990))
+        told = lambda B, L, y: jnp.stack([B[0, 0], B[1, 0], B[2, 1], L[0, 0], L[1, 0], y[5, 0]])
+        drawn = jax.vmap(told)(found.B[0, ::10], found.L[0, ::10], found.y[0, ::10])
+        return jnp.sum(drawn < told(B, L, y), axis=0)
+
+    ranks = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, 300)))
+    result = pk.Calibration({"figures": ranks}, 99, np.ones(300, bool), ("gibbs",) * 300, "VAR")
+    assert result.uniform(), result.table()
+
+
 @pytest.mark.slow
 def test_what_users_do(flat):
     ahead = flat.forecast(4)
@@ -138,7 +218,9 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="tightness is -1"):
         pk.VAR(1, tightness=-1)
     with pytest.raises(ValueError, match="row 3, column 1"):
-        pk.fit(pk.VAR(1), np.where(np.arange(20).reshape(10, 2) == 7, np.nan, 1.0), key=KEY)
+        pk.fit(pk.VAR(1), np.where(np.arange(20).reshape(10, 2) == 7, np.inf, 1.0), key=KEY)
+    with pytest.raises(ValueError, match="no value in column 1"):
+        pk.fit(pk.VAR(1), np.column_stack([np.ones(9), np.full(9, np.nan)]), key=KEY)
     with pytest.raises(ValueError, match="at least 5"):
         pk.fit(pk.VAR(3), Y[:4], key=KEY)
     with pytest.raises(ValueError, match="time, series"):
