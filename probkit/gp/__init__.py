@@ -24,6 +24,7 @@ from probkit.gp.stationary_covariances import (
 )
 from probkit.gp.svgp import SVGP, SVGPProcess
 from probkit.gp.svgp_fit import StochasticVI
+from probkit.gp.vecchia_process import Vecchia, VecchiaProcess
 
 __all__ = [
     "GP",
@@ -66,6 +67,8 @@ __all__ = [
     "SpectralMixture",
     "StochasticVI",
     "Sum",
+    "Vecchia",
+    "VecchiaProcess",
     "Warped",
     "White",
     "functions",

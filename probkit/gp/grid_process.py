@@ -40,8 +40,6 @@ class Grid(eqx.Module):
 
     def prepared(self, y: Any, X: Any) -> "Grid":
         """The same with the axes and the number of missing points filled from data."""
-        if X is None:
-            raise ValueError("X is None; gp.Grid needs inputs on a grid, (n, columns).")
         values = np.asarray(kernels.columns(X))
         if self.axes is not None and len(self.axes) != values.shape[1]:
             raise ValueError(

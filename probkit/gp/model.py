@@ -63,8 +63,8 @@ class GP(Model):
             normal around the mean of y with its spread.
         solver: what computes. None (the default) is exact: ``gp.Markov()``, in O(n), for one column of inputs, a Markov
             covariance and more than 256 observations, else ``gp.Exact()``. Approximations are asked for by name:
-            ``gp.Sparse(200)`` and ``gp.HSGP(30)``; so is ``gp.Grid()``, exact on grids. The report says which one
-            answered.
+            ``gp.Sparse(200)``, ``gp.HSGP(30)`` and ``gp.Vecchia(30)``; so is ``gp.Grid()``, exact on grids. The report
+            says which one answered.
 
     X is (n,) or (n, features); left out, it is the time index 0, 1, 2, ... NaN in y is missing.
 
@@ -88,7 +88,8 @@ class GP(Model):
         """The same with what the solver has to know of the data: a grid's axes, neighbours."""
         if not hasattr(self.solver, "prepared"):
             return self
-        return dataclasses.replace(self, solver=self.solver.prepared(y, self._inputs(X, y.shape[0])))
+        X = jnp.arange(y.shape[0], dtype=y.dtype) if X is None else X
+        return dataclasses.replace(self, solver=self.solver.prepared(y, X))
 
     def shown_inside(self, field: str, y: Any, X: Any) -> tuple[Any, Any]:
         """A mean function with slopes among y is scaled to the values."""
