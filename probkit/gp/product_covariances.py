@@ -246,7 +246,10 @@ class Coregion(Covariance):
     """Intrinsic coregionalisation: ``B[i, j]`` with ``B = W W' + diag(v)`` between outputs i and j.
 
     Multiply it by a covariance of the other columns for many outputs at once, in long form: one row of X per value, one
-    of its columns the number of the output. Every output may be seen at other places.
+    of its columns the number of the output. Every output may be seen at other places. A sum of such products is the
+    linear model of coregionalisation::
+
+        gp.Coregion(3, column=2) * pk.RBF(columns=(0, 1)) + gp.Coregion(3, column=2) * pk.Matern32(columns=(0, 1))
 
     Args:
         levels: number of outputs; static.
