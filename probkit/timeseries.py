@@ -339,8 +339,10 @@ def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior"
     held = posterior.series
     labels = None
     if held is not None and held.labels is not None:
-        later = getattr(y_new, "index", None)
-        later = border.extend_labels(held.labels, len(y), len(values)) if later is None else later
+        import pandas as pd
+
+        labelled = hasattr(y_new, "iloc")  # a list has an `index` too
+        later = y_new.index if labelled else pd.Index(border.extend_labels(held.labels, len(y), len(values)))
         labels = held.labels.append(later) if hasattr(held.labels, "append") else np.concatenate([held.labels, later])
     series = border.Series(target.args[0], labels, held.label_name if held else None, held.name if held else None)
     note = f"Updated with {len(values)} values; the parameters are those fitted to the first {len(y)}."
