@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from probkit.likelihoods import Bernoulli, Gaussian, Likelihood
+from probkit.likelihoods import Bernoulli, Categorical, Categories, Gaussian, HeteroscedasticGaussian, Likelihood
+from probkit.math.cubature import normal_nodes
 
 #: Nodes of the Gauss-Hermite rule.
 NODES = 32
@@ -90,27 +91,96 @@ class Observation(dist.Distribution):
         return observe(self.likelihood, k_y, self.f + jnp.sqrt(self.latent_variance) * e)
 
 
+class ColumnsObservation(dist.Distribution):
+    """The law of each observation whose several latent columns are independent and normal, by quadrature.
+
+    Args:
+        likelihood: a :class:`probkit.likelihoods.Likelihood` of several columns.
+        f: means of the columns, (columns, n).
+        variance: their variances, (columns, n).
+    """
+
+    support = constraints.real
+    pytree_data_fields = ("likelihood", "f", "latent_variance")
+
+    def __init__(self, likelihood: Likelihood, f: Array, variance: Array, *, validate_args: bool | None = None):
+        self.likelihood, self.f, self.latent_variance = likelihood, f, variance
+        super().__init__(f.shape[1:], (), validate_args=validate_args)
+
+    def over(self, fn: Any) -> tuple[Array, Array]:
+        """``fn`` of the law at every node, (nodes, ...), and the weights of the nodes."""
+        x, w = normal_nodes(self.f.shape[0], self.f.dtype)
+        sd = jnp.sqrt(self.latent_variance)
+        return jax.vmap(lambda x: fn(self.likelihood.law((self.f + sd * x[:, None]).T)))(x), w
+
+    def log_prob(self, value: Array, intermediates: None = None) -> Array:
+        """Log density of each entry; ``value`` is (n,)."""
+        each, w = self.over(lambda law: law.log_prob(value))
+        return jax.nn.logsumexp(each, axis=0, b=w[:, None])
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each observation."""
+        each, w = self.over(lambda law: law.mean)
+        return w @ each
+
+    @property
+    def variance(self) -> Array:
+        """Variance of each observation."""
+        within, w = self.over(lambda law: law.variance)
+        means, _ = self.over(lambda law: law.mean)
+        return w @ within + w @ (means - self.mean) ** 2
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of each observation, independent of one another given the parameters."""
+        k_f, k_y = jax.random.split(key)
+        e = jax.random.normal(k_f, (*sample_shape, *self.f.shape), self.f.dtype)
+        return observe(self.likelihood, k_y, self.f + jnp.sqrt(self.latent_variance) * e)
+
+
+def entrywise(likelihood: Likelihood, f: Array, variance: Array) -> dist.Distribution:
+    """The law of each observation, batch shape (n,), for one latent column, (n,), or several, (columns, n)."""
+    return (Observation if f.ndim == 1 else ColumnsObservation)(likelihood, f, variance)
+
+
 def predictive(likelihood: Likelihood, f: Array, variance: Array) -> dist.Distribution:
     """The law of fresh observations whose latent values are normal, event shape (n,).
 
-    Normal and two-class ones tell more than their moments: the sd of the noise alone, and the probabilities of the
-    classes with their entropy given the latent value.
+    Beside moments it tells the sd of the noise alone for normal ones, and for classes their probabilities with the
+    entropy that would remain if the latent values were known.
+
+    Args:
+        likelihood: any likelihood.
+        f: means of the latent values, (n,), or (columns, n) where there are several.
+        variance: their variances.
     """
     if isinstance(likelihood, Gaussian):
         law = dist.Normal(f, jnp.sqrt(likelihood.scale**2 + variance), validate_args=False).to_event(1)
         law.noise_variance = jnp.broadcast_to(jnp.asarray(likelihood.scale) ** 2, f.shape)
         return law
-    mixed = Observation(likelihood, f, variance)
-    if not isinstance(likelihood, Bernoulli):
-        return mixed.to_event(1)
-    logit = mixed.log_prob(jnp.ones_like(f)) - mixed.log_prob(jnp.zeros_like(f))
-    law = dist.BernoulliLogits(logit, validate_args=False).to_event(1)
-    law.expected_entropy = jnp.sum(mixed._over(lambda one: one.entropy()) * jnp.exp(mixed._nodes()[1]), axis=0)
-    return law
+    mixed = entrywise(likelihood, f, variance)
+    if isinstance(likelihood, HeteroscedasticGaussian):
+        law, (noise, w) = mixed.to_event(1), mixed.over(lambda one: one.variance)
+        law.noise_variance = w @ noise
+        return law
+    if isinstance(likelihood, Categorical):
+        each, w = mixed.over(lambda one: one.probs)
+        law = Categories(jnp.log(jnp.maximum(jnp.tensordot(w, each, 1), jnp.finfo(f.dtype).tiny))).to_event(1)
+        law.expected_entropy = w @ -jnp.sum(jax.scipy.special.xlogy(each, each), axis=-1)
+        return law
+    if isinstance(likelihood, Bernoulli):
+        logit = mixed.log_prob(jnp.ones_like(f)) - mixed.log_prob(jnp.zeros_like(f))
+        law = dist.BernoulliLogits(logit, validate_args=False).to_event(1)
+        law.expected_entropy = jnp.sum(mixed._over(lambda one: one.entropy()) * jnp.exp(mixed._nodes()[1]), axis=0)
+        return law
+    return mixed.to_event(1)
 
 
 def observe(likelihood: Likelihood, key: Array, f: Array) -> Array:
-    """A draw of every observation given latent values, (..., n), as floats."""
-    flat = f.reshape(-1, f.shape[-1])
-    draw = lambda key, row: likelihood.law(row).sample(key)
-    return jax.vmap(draw)(jax.random.split(key, flat.shape[0]), flat).reshape(f.shape).astype(f.dtype)
+    """A draw of every observation given latent values, (..., n) or (..., columns, n), as floats of shape (..., n)."""
+    columns = likelihood.outputs
+    flat = f.reshape(-1, f.shape[-1]) if columns == 1 else f.reshape(-1, *f.shape[-2:])
+    draw = lambda key, row: likelihood.law(row if columns == 1 else row.T).sample(key)
+    drawn = jax.vmap(draw)(jax.random.split(key, flat.shape[0]), flat)
+    shape = f.shape if columns == 1 else (*f.shape[:-2], f.shape[-1])
+    return drawn.reshape(shape).astype(f.dtype)

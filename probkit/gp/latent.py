@@ -109,7 +109,7 @@ def _check(likelihood: Likelihood, y: Any) -> None:
     if likelihood.outputs != 1:
         raise TypeError(
             f"likelihood is {type(likelihood).__name__} of {likelihood.outputs} latent columns; a Gaussian process "
-            "takes likelihoods of one."
+            "by Laplace or NUTS takes likelihoods of one; gp.SVGP takes several."
         )
     likelihood.check(y)
 

@@ -16,11 +16,11 @@ from probkit.gp import svgp_bound as bound
 from probkit.gp.covariance import with_default
 from probkit.gp.stationary_covariances import Matern32
 from probkit.infer.subsample import shuffled
-from probkit.likelihoods import Binomial, Categorical, Gaussian, Likelihood
+from probkit.likelihoods import Binomial, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
 from probkit.math.latent import observed_curvature
 from probkit.math.linalg import matmul, safe_cholesky
 from probkit.model import Default, Model, Param, is_place, param
-from probkit.observation import Observation, observe, predictive
+from probkit.observation import entrywise, observe, predictive
 
 #: The fewest rows among which inducing points are chosen, and how many times as many as inducing points.
 CHOICE, TIMES = 4000, 4
@@ -140,7 +140,7 @@ class SVGPProcess(dist.Distribution):
     def predict(self, y: Float[Array, " n"], X_new: Any = None) -> dist.Distribution:
         """The law of a fresh observation at the training inputs or at new ones: marginals."""
         f, variance = self.latent(self.X if X_new is None else X_new)
-        return predictive(self.likelihood, f[0], variance[0])
+        return predictive(self.likelihood, *(a[0] if len(a) == 1 else a for a in (f, variance)))
 
     def leave_one_out(self, y: Float[Array, " n"]) -> dist.Distribution:
         """The law of each y_i given all others, by dividing its own normal factor out of the law; batch shape (n,).
@@ -157,7 +157,7 @@ class SVGPProcess(dist.Distribution):
         # What inducing values do not tell of f_i is not of its neighbours either: it is no part of the cavity.
         known = laplace.Approximation(f, slope, W, jnp.zeros((), f.dtype))
         f, alone = laplace.cavity(known, jnp.maximum(variance - rest, 0.0), jnp.broadcast_to(before, f.shape))
-        return Observation(self.likelihood, f[0], (alone + rest)[0])
+        return entrywise(self.likelihood, *(a[0] if len(a) == 1 else a for a in (f, alone + rest)))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of y from the law of the inducing values, what they leave out being independent noise."""
@@ -170,7 +170,7 @@ class SVGPProcess(dist.Distribution):
         rest = jnp.sqrt(jnp.maximum(before - jnp.sum(A**2, axis=1), 0.0))
         f = self.mean_at(self.X) + jnp.squeeze(matmul(v[..., None, :], A), -2)
         f = f + rest * jax.random.normal(k_rest, f.shape, f.dtype)
-        return observe(self.likelihood, k_y, f[..., 0, :] if columns == 1 else jnp.swapaxes(f, -1, -2))
+        return observe(self.likelihood, k_y, f[..., 0, :] if columns == 1 else f)
 
 
 def _filled(y: Array) -> Array:
@@ -194,10 +194,15 @@ def _greedy(self: "SVGP", y: Any, X: Any) -> Array:
 
 
 def _default_mean(self: "SVGP", y: Any, X: Any) -> dist.Distribution:
-    """In the units of y for a location; for a link, around the unit or an even chance."""
+    """In the units of y for a location; for a link, around the unit or an even chance; one for each column."""
+    columns, zero = self.likelihood.outputs, jnp.zeros((), y.dtype)
+    if isinstance(self.likelihood, HeteroscedasticGaussian):
+        centres, spreads = (priors.centre(y), zero), (priors.spread(y), zero + 1)
+        return dist.Normal(jnp.stack(centres), jnp.stack(spreads)).to_event(1)
     if self.likelihood.is_location:
         return dist.Normal(priors.centre(y), priors.spread(y))
-    return dist.Normal(jnp.zeros((), y.dtype), 1.5)
+    law = dist.Normal(zero, 1.5)
+    return law if columns == 1 else law.expand((columns,)).to_event(1)
 
 
 class SVGP(Model):
@@ -213,10 +218,13 @@ class SVGP(Model):
 
     Args:
         kernel: a covariance. Default: ``Matern32()``. Scales left at their default are half-normal with scale 2 where
-            the likelihood has a link (logits, log rates).
-        likelihood: one of :mod:`probkit.likelihoods`. Default: ``Gaussian()``.
-        mean: mean of f, a number, a prior or a callable pytree. Default: normal around 0 with scale 1.5 on a link; as
-            that of y for a location.
+            the likelihood has a link (logits, log rates). A likelihood of several columns (``Categorical``, softmax)
+            shares it, or takes a tuple of one a column; that of ``HeteroscedasticGaussian`` always has two of them, the
+            second, of the log noise, with a scale around 1.
+        likelihood: one of :mod:`probkit.likelihoods`. Default: ``Gaussian()``. Several columns are independent under
+            the law of the inducing values.
+        mean: mean of f, a number, a prior or a callable pytree; (columns,) where there are several. Default: normal
+            around 0 with scale 1.5 on a link; as that of y for a location.
         count: how many inducing points; static. No more than observations are taken.
         inducing: where they are, (count, D). Default: chosen greedily among the inputs, each where the conditional
             variance is largest. They stay there, unless ``gp.StochasticVI(learn_inducing=True)`` moves them.
@@ -264,6 +272,9 @@ class SVGP(Model):
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(f"likelihood is {type(self.likelihood).__name__}; one of probkit.likelihoods is wanted.")
         self.likelihood.check(y)
+        given, wanted = len(self.kernel) if isinstance(self.kernel, tuple) else 1, self.likelihood.outputs
+        if given not in (1, wanted):
+            raise ValueError(f"kernel holds {given} covariances; one, or one for each of {wanted} columns, is wanted.")
         if isinstance(self.inducing, Default):
             return
         if is_place(self.inducing):
@@ -321,8 +332,12 @@ def _left_out(process: SVGPProcess, X: Array) -> tuple[Array, Array]:
 
 
 def _kernel(kernel: Any, likelihood: Any) -> Any:
-    """The covariance; on the scale of a link a function moves by a few units, whatever y is."""
+    """One covariance for all columns, or a tuple of one a column; on a link a function moves by a few units."""
+    free = lambda one, scale: with_default(one, "scale", dist.HalfNormal(scale))
+    if isinstance(likelihood, HeteroscedasticGaussian):
+        first, second = kernel if isinstance(kernel, list | tuple) and len(kernel) == 2 else (kernel or Matern32(),) * 2
+        return first, free(second, 1.0)
     if isinstance(kernel, list | tuple):
-        return tuple(kernel)
+        return tuple(free(one, 2.0) for one in kernel)
     kernel = Matern32() if kernel is None else kernel
-    return kernel if getattr(likelihood, "is_location", True) else with_default(kernel, "scale", dist.HalfNormal(2.0))
+    return kernel if getattr(likelihood, "is_location", True) else free(kernel, 2.0)

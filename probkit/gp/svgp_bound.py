@@ -22,14 +22,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
+from probkit.math.cubature import normal_nodes
 from probkit.math.linalg import matmul, safe_cholesky, triangular_inverse
-
-#: Nodes of the quadrature: of one column, of each of two, and in all of more.
-ONE, TWO, MORE = 20, 12, 128
 
 
 class InducingLaw(eqx.Module):
@@ -137,34 +133,6 @@ def marginals(
     return mean, jnp.maximum(rest + jnp.sum(P**2, axis=1), floor)
 
 
-def nodes(columns: int, exact: bool, dtype: Any) -> tuple[Float[Array, "Q columns"], Float[Array, " Q"]]:
-    """Nodes and weights for standard normal columns.
-
-    Gauss-Hermite for one or two columns (with ``exact``, for quadratics alone, two nodes do); for more, a mirrored
-    additive recurrence brought to normal.
-
-    References:
-        Niederreiter (1992), Random number generation and quasi-Monte Carlo methods, section 3.
-    """
-    if columns <= 2:
-        count = 2 if exact else ONE if columns == 1 else TWO
-        x, w = np.polynomial.hermite_e.hermegauss(count)
-        grid = np.stack([g.ravel() for g in np.meshgrid(*[x] * columns, indexing="ij")], axis=1)
-        weight = np.prod([g.ravel() for g in np.meshgrid(*[w / w.sum()] * columns, indexing="ij")], axis=0)
-        return jnp.asarray(grid, dtype), jnp.asarray(weight, dtype)
-    # The root of x^(columns + 1) = x + 1 gives the shares that spread most evenly.
-    golden = 2.0
-    for _ in range(60):
-        golden = (1.0 + golden) ** (1.0 / (columns + 1))
-    steps = golden ** -np.arange(1.0, columns + 1)
-    spread = (0.5 + np.outer(np.arange(1, MORE // 2 + 1), steps)) % 1.0
-    with jax.ensure_compile_time_eval():
-        half = np.asarray(ndtri(jnp.asarray(spread, dtype)), float)
-    # Mirrored, and brought to unit covariance: exact for polynomials of third degree.
-    half = np.linalg.solve(np.linalg.cholesky(half.T @ half / len(half)), half.T).T
-    return jnp.asarray(np.concatenate([half, -half]), dtype), jnp.full(MORE, 1.0 / MORE, dtype)
-
-
 def expected(
     terms: Callable, curvature: Callable, exact: bool, phi: Any, f: Array, variance: Array, y: Float[Array, " n"]
 ) -> Expected:
@@ -179,7 +147,7 @@ def expected(
         variance: their variances, (columns, n).
         y: observations without gaps, (n,).
     """
-    x, w = nodes(f.shape[0], exact, f.dtype)
+    x, w = normal_nodes(f.shape[0], f.dtype, exact)
     sd = jnp.sqrt(variance)
 
     def at(total: Expected, node: tuple) -> tuple[Expected, None]:
@@ -211,7 +179,7 @@ def _expected_value_jvp(
 ) -> tuple[Array, Array]:
     (phi, f, variance, y), (dphi, df, dvariance, _) = primals, tangents
     found = expected(terms, curvature, exact, phi, f, variance, y)
-    x, w = nodes(f.shape[0], exact, f.dtype)
+    x, w = normal_nodes(f.shape[0], f.dtype, exact)
     sd = jnp.sqrt(variance)
 
     def at(phi: Any) -> Array:

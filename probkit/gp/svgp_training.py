@@ -28,6 +28,8 @@ WARM = 20
 DRAWS = 31
 #: Passes over all rows, at most, for the law of the inducing values at the end; and when it is found, in nats.
 PASSES, NATS = 40, 1e-4
+#: Nats to which the bound of a likelihood of more than two columns is optimised.
+ROUGH = 0.01
 
 
 class _Priors(Model):
@@ -256,7 +258,7 @@ def settle(problem: Problem, place: Place, law: bound.InducingLaw, nats: float) 
         return jnp.where(jnp.isnan(value), -jnp.inf, value), sums
 
     def climb(state: tuple) -> tuple:
-        law, (value, sums), share, _, count = state
+        law, (value, sums), share, last, _, count = state
         trial = bound.towards(law, sums, share)
         found = sweep(trial)
         gain = found[0] - value
@@ -264,17 +266,18 @@ def settle(problem: Problem, place: Place, law: bound.InducingLaw, nats: float) 
         pick = lambda a, b: jnp.where(better, a, b)
         law, kept = jax.tree_util.tree_map(pick, (trial, found), (law, (value, sums)))
         share = jnp.where(count == 0, 1.0, jnp.where(better, jnp.minimum(2 * share, 1.0), share / 4))
-        return law, kept, share, jnp.where(better, gain, jnp.inf), count + 1
+        return law, kept, share, jnp.where(better, gain, last), better, count + 1
 
     def goes_on(state: tuple) -> Array:
-        _, (value, _), share, gain, count = state
+        _, (value, _), share, gain, better, count = state
         # One full step ends at the optimum of a quadratic.
         enough = jnp.inf if kind[1] else nats + 64 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-        return (count < 2) | ((count < PASSES) & (~jnp.isfinite(gain) | (gain > enough)) & (share > 1e-4))
+        return (count < 2) | ((count < PASSES) & (~better | (gain > enough)) & (share > 1e-4))
 
     zero, far = jnp.zeros((), problem.y.dtype), jnp.full((), jnp.inf, problem.y.dtype)
     nothing = (-far, jax.tree_util.tree_map(jnp.zeros_like, law))  # the first pass takes no step
-    law, (value, _), _, gain, count = jax.lax.while_loop(goes_on, climb, (law, nothing, zero, far, jnp.array(0)))
+    start = (law, nothing, zero, far, jnp.array(True), jnp.array(0))
+    law, (value, _), _, gain, _, count = jax.lax.while_loop(goes_on, climb, start)
     return Solved(values, model.inducing, law, value, log_prior, gain, count)
 
 
@@ -310,9 +313,11 @@ def descend(problem: Problem, place: Place, law: bound.InducingLaw) -> tuple[Pla
     n, dtype = problem.y.shape[0], x0.dtype
     solver = optax.scale_by_lbfgs(20)
     least = float(jnp.finfo(dtype).eps) ** 0.5 * NATS + 32 * float(jnp.finfo(dtype).eps)
+    # Means over more than two columns are by nodes too few for slope and value to agree beyond this.
+    rough = ROUGH if problem.model.likelihood.outputs > 2 else 0.0
 
     def evaluate(x: Array, law: bound.InducingLaw) -> tuple[Array, Array, Solved]:
-        solved = jax.lax.stop_gradient(settle(problem, at(x), law, 1e-3 * NATS))
+        solved = jax.lax.stop_gradient(settle(problem, at(x), law, max(1e-3 * NATS, rough)))
         loss, gradient, _ = evaluate_step(problem, at(x), solved.law, jnp.arange(n), jnp.zeros((), dtype))
         slope = n * ravel_pytree(gradient if problem.moves else gradient.z)[0]
         return jnp.where(jnp.isnan(loss), jnp.inf, n * loss), slope, solved
@@ -333,7 +338,7 @@ def descend(problem: Problem, place: Place, law: bound.InducingLaw) -> tuple[Pla
         return kept._replace(steps=d.steps + 1)
 
     def goes_on(d: Descent) -> Array:
-        more = jnp.isinf(d.value) | (d.promised > least * (1 + jnp.abs(d.value)))
+        more = jnp.isinf(d.value) | (d.promised > rough + least * (1 + jnp.abs(d.value)))
         return (d.steps < DESCENT) & more & (d.share > 1e-6)
 
     far, zero = jnp.full((), jnp.inf, dtype), jnp.zeros_like(x0)
