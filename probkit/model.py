@@ -300,6 +300,28 @@ class Model(eqx.Module):
         """
         return ()
 
+    def normal_sites(self) -> tuple[str, ...]:
+        """Sites that are normal given all others, exactly or nearly; methods then work on them whitened.
+
+        They need priors whose unconstrained values are normal. See :meth:`conditional`.
+        """
+        return ()
+
+    def conditional(self, y: Any, X: Any, laws: dict[str, dist.Distribution]) -> tuple[Array, Array]:
+        """The law of the ``normal_sites``, unconstrained and joined, given all others: ``N(P^-1 b, P^-1)``.
+
+        Asked of a model with numbers in its fields, the sites themselves at unconstrained 0.
+
+        Args:
+            y: the data.
+            X: inputs.
+            laws: priors of the sites, in order.
+
+        Returns:
+            b and P; any that are finite, P positive definite, leave the posterior what it is.
+        """
+        raise NotImplementedError
+
     def default_method(self, y: Any, X: Any) -> Any:
         """The method that ``fit`` takes where none is given; None is ``Auto()``."""
         return None

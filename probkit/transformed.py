@@ -180,6 +180,21 @@ class Transformed(Model):
             )
         self.model.check_data(self.to_scale(y), X)
 
+    def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
+        """Those of the inner model for z."""
+        return tuple(
+            {f"model.{name}": value for name, value in one.items()} for one in self.model.starts(self.to_scale(y), X)
+        )
+
+    def normal_sites(self) -> tuple[str, ...]:
+        """Those of the inner model."""
+        return tuple(f"model.{name}" for name in self.model.normal_sites())
+
+    def conditional(self, y: Any, X: Any, laws: dict[str, dist.Distribution]) -> tuple[Any, Any]:
+        """That of the inner model, given z."""
+        inner = {name.removeprefix("model."): law for name, law in laws.items()}
+        return self.model.conditional(self.to_scale(y), X, inner)
+
     def to_scale(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """z of y; NaN where y is missing or not positive."""
         return forward(jnp.where(y > 0, y, jnp.nan), jnp.asarray(self.power, jnp.result_type(y)))

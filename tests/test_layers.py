@@ -20,7 +20,7 @@ from helpers import ROOT
 UPPER = {
     "arima": {"auto", "gaps", "many", "model", "paths", "search"},
     "bnn": {"local", "methods", "model", "weights"},
-    "ets": {"auto", "model", "priors"},
+    "ets": {"auto", "conditional", "model", "priors"},
     "gp": {
         "covariance",
         "derivative",

@@ -10,6 +10,7 @@ from numpyro.distributions import constraints
 
 from probkit import priors as data_priors
 from probkit.ets import priors
+from probkit.ets.conditional import STATES, is_normal, starting_states
 from probkit.ets.distribution import ETSDistribution, SESDistribution
 from probkit.ets.recursions import Form
 from probkit.model import Default, Model, Param, param
@@ -105,6 +106,20 @@ class ETS(Model):
             raise ValueError(
                 f"y has {seen.size} observed values; ETS({form.name}) with period {self.period} needs a whole season."
             )
+
+    def normal_sites(self) -> tuple[str, ...]:
+        """With a season, starting states with normal priors, where the errors are normal and linear in them.
+
+        One or two states alone are not worth the compilation.
+        """
+        if not self.form.gaussian or self.form.season == "N" or self.df is not None:
+            return ()
+        return tuple(name for name in STATES if is_normal(getattr(self, name)))
+
+    def conditional(self, y: Any, X: Any, laws: dict[str, dist.Distribution]) -> tuple[Any, Any]:
+        """The starting states given the smoothing parameters and the scale."""
+        law = self.distribution(X, y.shape[0])
+        return starting_states(self.form, y, law.weights, law.start, self.scale, laws)
 
     def distribution(self, X: Any, length: int) -> ETSDistribution:
         """The distribution of y given the parameters and starting states."""

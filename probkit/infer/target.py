@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 from numpyro import handlers
 
 from probkit.infer.subsample import WholePlates
+from probkit.math.linalg import matmul
 from probkit.model import Model, fixed_value, plain_priors, resolve, with_defaults
 
 
@@ -80,7 +82,8 @@ class Target(eqx.Module):
     def evaluate(self, u: Float[Array, " D"]) -> Evaluation:
         """Values and the terms of the log density at u: prior, log-Jacobian of the transforms, likelihood."""
         values: dict[str, Array] = {}
-        prior = jacobian = jnp.zeros((), u.dtype)
+        prior = jnp.zeros((), u.dtype)
+        u, jacobian = self._placed(u)
         offset = 0
 
         def draw(name: str, law: dist.Distribution, scale: Any = None) -> Array:
@@ -98,6 +101,50 @@ class Target(eqx.Module):
         likelihood, extra = self.execute(draw)
         return Evaluation(values | extra, prior, jacobian, likelihood)
 
+    def _placed(self, u: Float[Array, " D"]) -> tuple[Float[Array, " D"], Float[Array, ""]]:
+        """u with its standard normal sites where they are given the others, and the log-Jacobian of that.
+
+        With the precision ``L L'``: ``x = mean + L^-T z``. The mean and L depend on the other sites alone, so whatever
+        a model says of them this is one to one, and the density right.
+        """
+        found = self._conditional(u)
+        if found is None:
+            return u, jnp.zeros((), u.dtype)
+        index, shift, L = found
+        x = solve_triangular(L, shift + u[index], lower=True, trans=1)
+        return u.at[index].set(x), -jnp.sum(jnp.log(jnp.diagonal(L)))
+
+    def _lifted(self, u: Float[Array, " D"]) -> Float[Array, " D"]:
+        """The inverse of :meth:`_placed`."""
+        found = self._conditional(u)
+        if found is None:
+            return u
+        index, shift, L = found
+        return u.at[index].set(matmul(L.T, u[index]) - shift)
+
+    def _conditional(self, u: Float[Array, " D"]) -> tuple[np.ndarray, Array, Array] | None:
+        """Where the sites stand that are normal given the others, L^-1 of their shift, and L; None without such."""
+        if not isinstance(self.model, Model) or not (names := self.model.normal_sites()):
+            return None
+        laws: dict[str, dist.Distribution] = {}
+        index: list[np.ndarray] = []
+        offset = 0
+
+        def draw(name: str, law: dist.Distribution) -> Array:
+            nonlocal offset
+            to_support, shape = _transform(name, law)
+            place = np.arange(offset, offset + int(np.prod(shape)))
+            offset += place.size
+            if name not in names:
+                return to_support(u[place].reshape(shape))
+            laws[name] = law
+            index.append(place)
+            return to_support(jnp.zeros(shape, u.dtype))
+
+        shift, precision = resolve(self.model, draw).conditional(*self.args, laws)
+        L = jnp.linalg.cholesky(precision)
+        return np.concatenate(index), solve_triangular(L, shift, lower=True), L
+
     def log_density(self, u: Float[Array, " D"], prior: bool = True, jacobian: bool = True) -> Float[Array, ""]:
         """``log p(y | u)``, with the prior and the log-Jacobian of the transforms on request."""
         e = self.evaluate(u)
@@ -114,7 +161,7 @@ class Target(eqx.Module):
             return x
 
         self.execute(draw)
-        return jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
+        return self._lifted(jnp.concatenate(parts)) if parts else jnp.zeros((0,), self.dtype)
 
     def prior_draw(self, key: Array, init: dict[str, Array] | None = None) -> Float[Array, " D"]:
         """u at a draw from the prior; ``init`` fixes sites, priors without a sampler draw uniform on (-2, 2) in u."""
@@ -256,11 +303,13 @@ def _abstract_run(treedef: Any, shapes: tuple) -> _Known:
         found[name] = (tuple(law.shape()), tuple(shape))
         return to_support(jnp.zeros(shape))
 
-    def run(target: Target) -> Array:
+    def run(target: Target) -> Any:
         target = target.resolved()
         if isinstance(target.model, Model):
             plain.update(plain_priors(target.model))
-        return target.execute(draw)[0]
+        likelihood = target.execute(draw)[0]
+        size = sum(int(np.prod(shape)) for _, shape in found.values())
+        return likelihood, target._placed(jnp.zeros(size, target.dtype))
 
     jaxpr = eqx.filter_make_jaxpr(run)(jax.tree_util.tree_unflatten(treedef, shapes))[0]
     text = str(jaxpr)
