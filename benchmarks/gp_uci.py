@@ -6,6 +6,11 @@ DATA is a folder of files NAME.npz with X, y and train_0, test_0, ... (row indic
 get the training part standardised, an ARD Matérn-5/2 and a fitted noise, and no tuning: ours the mode under its default
 priors, theirs maximum likelihood from its own start with two restarts. Root mean squared error and mean log density of
 the test observations, in the original units.
+
+Measured, means of splits 0 to 4, RMSE and log density, ours | scikit-learn (2 cores under other load, so no times):
+
+    yacht     0.296  -0.011 | 0.340  -0.063
+    boston    2.466  -2.343 | 2.469  -2.342
 """
 
 import argparse
