@@ -115,7 +115,7 @@ class StructuralDistribution(dist.Distribution):
     def one_step(self, y: Float[Array, " time"]) -> dist.Normal:
         """The law of each y_t given those before it, batch shape (time,); NaN where it sees a state still flat."""
         plain, s, origin, unit = in_units(jnp.asarray(y, self.structure.q.dtype), self.structure)
-        spent = structured.spend_flat(~jnp.isnan(plain), s, keep=True)
+        spent, s, *_ = structured.settle(plain, s, keep=True)
         f, _ = structured.run_forward(plain, s, spent, keep=True)
         z = jnp.broadcast_to(s.z, f.K.shape)
         mean = jnp.einsum("ti,ti->t", z, f.a) + s.d
@@ -145,7 +145,7 @@ class StructuralDistribution(dist.Distribution):
         if future is None and (s.z.ndim == 2 or s.g is not None or s.d.ndim):
             raise ValueError("A part of this model depends on time: pass forecast(..., future=) with its next values.")
         plain, scaled, origin, unit = in_units(jnp.asarray(y, s.q.dtype), s)
-        spent = structured.spend_flat(~jnp.isnan(plain), scaled)
+        spent, scaled, *_ = structured.settle(plain, scaled)
         a, P, A = structured.run_forward(plain, scaled, spent)[1]
         model = (s if future is None else future).matrices()
         model = model._replace(d=jnp.asarray(model.d) + origin)

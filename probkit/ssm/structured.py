@@ -18,6 +18,7 @@ and the scores backwards by $r \leftarrow T' r$, $N \leftarrow T' N T$, then
 $$u = v / F - K' r, \quad D = 1 / F + K' N K, \quad r \leftarrow r + z u, \quad N \leftarrow L' N L + z z' / F.$$
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -144,6 +145,49 @@ def spend_flat(seen: Bool[Array, " time"], s: Structure, keep: bool = False) -> 
     return Spent(gain @ place, size, place.T @ jnp.where(left > 0, Phi @ U, 0), *kept)
 
 
+class Settled(NamedTuple):
+    """How the filter begins.
+
+    Attributes:
+        spent: what the observations are spent on.
+        s: the model, its first state known as far as the filter needs it.
+        constant: what the log-likelihood lacks.
+        start: the same law of the first state for the dense functions.
+    """
+
+    spent: Spent
+    s: Structure
+    constant: Float[Array, ""]
+    start: Start
+
+
+def settle(y: Float[Array, " time"], s: Structure, keep: bool = False) -> Settled:
+    r"""Exact diffuse, unless the first observations tell the flat states apart so ill that no digit would be left.
+
+    Forty harmonics of a week of hours are determined by the first forty hours, with gains of 1e9. There the flat states
+    start from a variance of $\kappa = (1000 \max |y|)^2$ (10 for float32), whose log-likelihood is that of the flat
+    start less $\tfrac k2 \log \kappa$, up to $|\delta|^2 / 2 \kappa$.
+
+    Args:
+        y: observations, NaN where missing.
+        s: the model.
+        keep: as in `spend_flat`.
+    """
+    spent = spend_flat(~jnp.isnan(y), s, keep)
+    if not s.flat:
+        return Settled(spent, s, jnp.zeros((), s.q.dtype), s.start())
+    most, wide = (1e5, 1e6) if s.q.dtype == jnp.float64 else (1e2, 1e2)
+    ill = jnp.max(jnp.abs(spent.gain), initial=0) > most
+    size = lax.stop_gradient(jnp.nanmax(jnp.abs(y - s.d)))
+    kappa = wide * jnp.where(size > 0, size * size, 1)
+    known = jax.tree.map(lambda x: jnp.where(ill, 0, x), spent)
+    vague = jnp.zeros_like(s.q).at[np.array(s.flat, int)].set(jnp.where(ill, kappa, 0))
+    constant = jnp.where(ill, 0.5 * jnp.sum(spent.size > 0) * jnp.log(kappa), 0)
+    s = dataclasses.replace(s, P=s.P + jnp.diag(vague))
+    a, P, A = s.start()
+    return Settled(known, s, constant, Start(a, P, jnp.where(ill, 0, A)))
+
+
 def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent, keep: bool = False) -> tuple[Errors, Start]:
     """The filter over y in the dtype of s, NaN where missing; and the law of the state after the last time.
 
@@ -238,9 +282,10 @@ def log_likelihood(y: Float[ArrayLike, " time"], s: Structure) -> Float[Array, "
         The log-likelihood; -inf with a zero gradient where some F is not positive or a number overflows.
     """
     y = jnp.asarray(y, s.q.dtype)
-    spent = jax.tree.map(lax.stop_gradient, spend_flat(~jnp.isnan(y), s))
+    spent, s, constant, _ = settle(y, s)
+    spent, constant = jax.tree.map(lax.stop_gradient, (spent, constant))
     constants = jax.tree.map(lax.stop_gradient, (s.z, s.g)), spent
-    return _log_likelihood(y - s.d, s.h, s.T, s.q, s.v, s.P, constants)
+    return _log_likelihood(y - s.d, s.h, s.T, s.q, s.v, s.P, constants) + constant
 
 
 def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Array]:
@@ -250,10 +295,11 @@ def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Ar
     """
     y = jnp.asarray(y, s.q.dtype)
     missing = jnp.isnan(y)
-    f, _ = run_forward(y, s, spend_flat(~missing, s))
+    spent, s, _, start = settle(y, s)
+    f, _ = run_forward(y, s, spent)
     b = run_backward(f, s)
     D = jnp.where(100 * jnp.finfo(b.D.dtype).eps * b.D_scale >= b.D, jnp.nan, b.D)
-    gaps = lambda y: tuple(smoother.leave_one_out(y, s.matrices(), s.start()))
+    gaps = lambda y: tuple(smoother.leave_one_out(y, s.matrices(), start))
     mean, variance = lax.cond(jnp.any(missing), gaps, lambda y: (y, y), y)
     return jnp.where(missing, mean, y - b.u / D), jnp.where(missing, variance, 1 / D)
 

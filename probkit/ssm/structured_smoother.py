@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from probkit.ssm.components import Structure
 from probkit.ssm.recursions import flat_forms
 from probkit.ssm.statespace import factor
-from probkit.ssm.structured import Errors, Spent, joseph, run_forward, spend_flat, times
+from probkit.ssm.structured import Errors, Spent, joseph, run_forward, settle, times
 
 
 class Forms(NamedTuple):
@@ -42,8 +42,7 @@ def smooth_forms(key: Array, y: Float[Array, " time"], s: Structure, rows: Float
     Returns:
         The moments and the draw; NaN and infinite where y leaves flat what a form sees.
     """
-    missing = jnp.isnan(y)
-    spent = spend_flat(~missing, s, keep=True)
+    spent, s, *_ = settle(y, s, keep=True)
     f, _ = run_forward(y, s, spent, keep=True)
     mean, variance = _backward(f, spent, s, rows)
     states, imagined = simulate(key, s, y.shape[0])
