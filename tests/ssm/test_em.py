@@ -37,6 +37,7 @@ def test_em_ends_where_mle_does():
     assert_allclose(np.sqrt(found.variances), scales, rtol=tol(1e-3, 1e-2))
 
 
+@pytest.mark.once
 def test_a_step_is_the_mean_of_expected_squares():
     """From the smoothed states and their covariances: a dense twin, by draws of the states."""
     p = jnp.asarray([0.2, 1.5])
@@ -48,7 +49,7 @@ def test_a_step_is_the_mean_of_expected_squares():
     assert_allclose(step[1], np.nanmean((Y - levels) ** 2), rtol=0.01)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_tied_variances_of_a_season():
     y = np.random.default_rng(0).normal(size=60) + np.tile([1.0, -1.0, 2.0, -2.0], 15)
     times = np.arange(60)
