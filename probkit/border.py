@@ -159,7 +159,7 @@ def as_table(y: Any, taker: str = "y") -> Series:
 
     Raises:
         TypeError: values are not numbers.
-        ValueError: one axis alone, unequal lengths, or a series that is infinite or all missing.
+        ValueError: one axis alone, unequal lengths, labels that differ, or a series that is infinite or all missing.
     """
     native = nw.from_native(y, pass_through=True, allow_series=True)
     labels, label_name, names = None, None, None
@@ -170,6 +170,10 @@ def as_table(y: Any, taker: str = "y") -> Series:
         y = [native[c] for c in native.columns]
     elif not is_many(y):
         raise ValueError(f"y has shape {np.shape(y)}; {taker} takes (time, series): an array or a data frame.")
+    elif isinstance(y, list | tuple):
+        labelled = [one.index for one in y if hasattr(one, "iloc")]
+        if any(not one.equals(labelled[0]) for one in labelled[1:]):
+            raise ValueError("y is a list of series whose labels differ; join them in a data frame first.")
     panel = as_lanes(y)
     for i, why in panel.unusable.items():
         raise ValueError(f"series {names[i] if names else i} cannot be fitted, leave it out: {why}")
@@ -229,22 +233,24 @@ def check_horizon(horizon: Any) -> int:
     return int(horizon)
 
 
-def data_notes(y: Any) -> tuple[str, ...]:
-    """What a reader should know of the data before trusting any fit: statuses, not errors."""
+def data_notes(y: Any, names: Any = None) -> tuple[str, ...]:
+    """What a reader should know of the data before trusting any fit: statuses, not errors; of a table by series."""
     values = np.asarray(y)
-    seen = values[~np.isnan(values)]
     notes = []
-    if seen.size < values.size:
-        notes.append(f"{values.size - seen.size} of {values.size} values are missing.")
-    if values.ndim == 2:
-        return tuple(notes)
-    if seen.size == 1:
-        notes.append("One observation: scales of default priors fall back to |y|; the data hardly move the prior.")
-    elif np.all(seen == seen[0]):
-        notes.append(
-            "The series is constant: scales of default priors fall back to |mean| (or 1), and the noise goes to its "
-            "least, half the digits of y."
-        )
+    if np.isnan(values).any():
+        notes.append(f"{int(np.isnan(values).sum())} of {values.size} values are missing.")
+    for i, one in enumerate(values.T if values.ndim == 2 else [values]):
+        seen = one[~np.isnan(one)]
+        where = f" in {names[i] if names is not None else i}" if values.ndim == 2 else ""
+        if seen.size == 1:
+            notes.append(
+                f"One observation{where}: scales of default priors fall back to |y|; the data hardly move the prior."
+            )
+        elif np.all(seen == seen[0]):
+            notes.append(
+                f"The series{where} is constant: scales of default priors fall back to |mean| (or 1), and the noise "
+                "goes to its least, half the digits of y."
+            )
     return tuple(notes)
 
 

@@ -118,15 +118,20 @@ def _by_entry(posterior: "Posterior", draws: np.ndarray) -> np.ndarray:
 
 
 def _parameter_dims(posterior: "Posterior") -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """Dimensions that the fields declare, with labels 1, 2, ... along them."""
+    """Dimensions that the fields declare, with labels 1, 2, ... along them; names along that of the series."""
     dims: dict[str, list[str]] = {}
     coords: dict[str, Any] = {}
     if isinstance(posterior.model, Model):
+        names = posterior.series_names()
+        by_series: tuple[str, ...] = () if names is None else getattr(posterior.model, "series_sites", tuple)()
         for name, (metadata, _) in declared(posterior.model).items():
             shape = posterior.sites[name].shape[2:] if name in posterior.sites else ()
-            if metadata["dims"] and len(metadata["dims"]) == len(shape):
-                dims[name] = list(metadata["dims"])
-                coords |= {d: np.arange(1, size + 1) for d, size in zip(metadata["dims"], shape, strict=True)}
+            axes = ("series",) if name in by_series and len(shape) == 1 else metadata["dims"]
+            if axes and len(axes) == len(shape):
+                dims[name] = list(axes)
+                coords |= {d: np.arange(1, size + 1) for d, size in zip(axes, shape, strict=True)}
+        if names is not None and len(coords.get("series", ())) == len(names):
+            coords["series"] = names
     return dims, coords
 
 

@@ -193,7 +193,10 @@ class Prediction:
         import matplotlib.pyplot as plt
 
         if self.lanes is not None:
-            raise TypeError("plot draws one series; take a lane: posterior[i].forecast(horizon).plot().")
+            raise TypeError(
+                "plot draws one series; take a lane, posterior[i].forecast(horizon).plot(), or where one model holds "
+                "several series, the columns of to_frame()."
+            )
         ax = plt.subplots(figsize=(8, 3.5), layout="constrained")[1] if ax is None else ax
         x, name = _drawable(self.labels), self.label_name
         if self.history is not None:

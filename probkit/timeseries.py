@@ -311,6 +311,17 @@ def _replicate(X_new: Any, model: Any, y: Any, X: Any, key: Any) -> Any:
     return law.sample(key)
 
 
+def _in_order(posterior: "Posterior", y_new: Any) -> Any:
+    """The columns of a data frame in the order of the series that were fitted, where those had names."""
+    held = None if posterior.series is None else posterior.series.name
+    if not hasattr(y_new, "columns") or not posterior.model.multivariate or held is None:
+        return y_new
+    columns = {str(name): name for name in y_new.columns}
+    if set(columns) != set(held):
+        raise ValueError(f"y_new has the columns {list(columns)}; those of the fit, {list(held)}, are wanted.")
+    return y_new[[columns[name] for name in held]]
+
+
 def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior":
     """The same draws of the parameters with more data behind them: states and forecasts move on, parameters do not.
 
@@ -319,12 +330,14 @@ def update(posterior: "Posterior", y_new: Any, X_new: Any = None) -> "Posterior"
 
     Args:
         posterior: of a model of one series.
-        y_new: the values that came after, (k,); NaN is missing.
+        y_new: the values that came after, (k,), of several series (k, series) or a data frame; NaN is missing.
         X_new: their inputs, where the model was fitted with inputs.
     """
     _need(posterior, "be updated", "forecast")
+    if reason := getattr(posterior.model, "not_updated", ""):
+        raise TypeError(reason)
     y, X = posterior.target.args
-    values = np.asarray(y_new, float)
+    values = np.asarray(_in_order(posterior, y_new), float)
     if values.ndim != y.ndim or values.shape[1:] != y.shape[1:] or values.size == 0 or np.any(np.isinf(values)):
         wanted = "k," if y.ndim == 1 else f"k, {y.shape[1]}"
         raise ValueError(

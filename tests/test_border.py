@@ -191,6 +191,17 @@ def test_notes_on_the_data():
         "One observation",
     ]
     assert border.data_notes([3.0, 3.0])[0].startswith("The series is constant")
+    told = border.data_notes(np.array([[1.0, 3.0, np.nan], [2.0, 3.0, 1.0]]), ["a", "b", "c"])
+    assert [n.split(":")[0] for n in told[1:]] == ["The series in b is constant", "One observation in c"]
+
+
+def test_a_table_of_series_with_other_labels_is_refused():
+    one, other = (
+        pd.Series([1.0, 2.0], index=pd.period_range(begin, periods=2, freq="Q")) for begin in ("1990", "1995")
+    )
+    assert border.as_table([one, one + 1]).y.shape == (2, 2)
+    with pytest.raises(ValueError, match="labels differ; join them in a data frame"):
+        border.as_table([one, other])
 
 
 # -- labels after the end ----------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ class ETS(Model):
 
     ``pk.ETS("A", "Ad", "M", period=12)`` or ``pk.ETS("AAdM", period=12)``: error A or M; trend N, A, Ad, M or Md;
     season N, A or M. A field left out gets a weakly informative prior, scaled to the data; fields that a form lacks are
-    not read. NaN in y is missing: exactly so where the form is additive throughout; elsewhere the states go through the
-    gap as expected. Leave-one-out is known for forms that are additive throughout, with normal errors; the others meet
-    by ``pk.kfold``.
+    not read. NaN in y is missing: exactly so where the form is additive throughout and errors are normal; elsewhere the
+    states go through the gap as expected. Leave-one-out is known for forms that are additive throughout, with normal
+    errors; the others meet by ``pk.kfold``.
 
     Args:
         error: the error, or all letters in one string.

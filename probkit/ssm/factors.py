@@ -41,7 +41,8 @@ class DynamicFactor(SeveralSeries):
     **Identification.** Factors have innovations of variance 1, and loadings are zero above the diagonal and positive on
     it: the first series sees factor 1 alone and with a positive sign, the second the first two, and so on. Put
     series first that move with what the factors are to mean; a first series that does not see its factor leaves the
-    sign of the factor open.
+    sign of the factor open. Of two factors or more, each with an autoregression of its own, that is also a restriction
+    on the model: rotated loadings are another model, and the order of the series matters.
 
     Args:
         factors: how many.

@@ -293,6 +293,10 @@ class LatentStructural(Model):
         """The parts by name."""
         return self._signal.parts()
 
+    def work(self, y: Any, X: Any) -> int:
+        """Each of the importance paths is as long as y."""
+        return max(1, self.paths)
+
     def distribution(self, X: Any, length: int) -> LatentSeries:
         """The distribution of y given the parameters."""
         return LatentSeries(self._signal.structure(X, length), self.likelihood, self.start_scale, length, self.paths)

@@ -163,6 +163,12 @@ class MultivariateStructural(SeveralSeries):
         for name, held in self.correlations.items():
             if not isinstance(held, Default) and _shape(held) != (p * (p - 1) // 2,):
                 raise ValueError(f"correlations[{name!r}] is not of the {p} series of y.")
+        if NOISE in self.correlations:
+            _check_sums(np.asarray(y, float))
+
+    def series_sites(self) -> tuple[str, ...]:
+        """Sites with an entry for each series, beside `obs_scale`."""
+        return tuple(f"{part}.{field}" for _, part, field in self._scales)
 
     def distribution(self, X: Any, length: int) -> MultivariateSeries:
         """The distribution of y, (time, series), given the parameters of all parts."""
@@ -272,6 +278,23 @@ def _with(part: Component, field: str, value: Any) -> Component:
 
 def _shape(held: Any) -> tuple[int, ...]:
     return tuple(held.shape() if isinstance(held, dist.Distribution) else jnp.shape(held))
+
+
+def _check_sums(y: np.ndarray) -> None:
+    """Refuse series that are sums of one another: all correlations then go to 1, where no posterior is proper."""
+    rows = y[~np.isnan(y).any(axis=1)]
+    if len(rows) <= y.shape[1] + 1:
+        return
+    rows = rows - rows.mean(axis=0)
+    size = np.sqrt(np.mean(rows**2, axis=0))
+    kept = np.flatnonzero(size > 0)
+    _, singular, directions = np.linalg.svd(rows[:, kept] / size[kept], full_matrices=False)
+    if len(kept) > 1 and singular[-1] < 1e-6 * singular[0]:
+        involved = kept[np.abs(directions[-1]) > 0.05].tolist()
+        raise ValueError(
+            f"The columns {involved} of y are sums or multiples of one another; leave one out, or name in "
+            "correlations= what may be correlated, without 'noise'."
+        )
 
 
 def _check_names(argument: str, given: Any, known: Sequence[str]) -> None:

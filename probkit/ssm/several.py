@@ -97,7 +97,7 @@ def seemingly_unrelated(
         W = jnp.diag(s.q)
         return W if s.g is None else W + jnp.einsum("b,tbi,tbj->tij", s.v, s.g, s.g)
 
-    V = stacked(0 * each, disturbance(base))
+    V = stacked(each, disturbance(base))
     P = stacked(each, base.P)
     for s, covariance in zip(units, S, strict=True):
         V = V + stacked(covariance, disturbance(s))

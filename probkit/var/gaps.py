@@ -54,6 +54,27 @@ def interpolate(y: np.ndarray) -> np.ndarray:
     return out
 
 
+def residual_variances(y: np.ndarray, lags: int) -> np.ndarray:
+    """Variance of the errors of an autoregression of each series by itself, by the times whose lags are all seen.
+
+    Where these are too few: of a random walk's steps, by the differences between one seen value and the next.
+    """
+    out = []
+    for column in np.asarray(y, float).T:
+        x = column - np.nanmean(column)
+        rows = np.lib.stride_tricks.sliding_window_view(x, lags + 1)
+        rows = rows[~np.isnan(rows).any(axis=1)]
+        place = np.flatnonzero(~np.isnan(x))
+        variance = np.nanvar(x)
+        found = np.mean(np.diff(x[place]) ** 2 / np.diff(place)) if place.size > 1 else 0.0
+        if len(rows) >= 3 * (lags + 1):
+            Z = np.column_stack([rows[:, :-1], np.ones(len(rows))])
+            error = rows[:, -1] - Z @ np.linalg.lstsq(Z, rows[:, -1])[0]
+            found = error @ error / (len(rows) - lags - 1)
+        out.append(max(found, 1e-6 * variance) if variance > 0 else 1.0)
+    return np.array(out)
+
+
 def fill(key: Array, y: Float[Array, "time n"], B: Float[Array, "k n"], L: Float[Array, "n n"]) -> Array:
     """y with a joint draw of what is missing (NaN), given the parameters.
 

@@ -85,7 +85,8 @@ class VAR:
         y, filled = np.asarray(values), None
         if np.isnan(y).any():
             begin = jnp.asarray(gaps.interpolate(y))
-            drawn = _sampled(values, begin, jnp.asarray(grid, values.dtype), k_draw, options)
+            scale = jnp.asarray(gaps.residual_variances(y, self.lags), values.dtype)
+            drawn = _sampled(values, begin, scale, jnp.asarray(grid, values.dtype), k_draw, options)
             B, root, tightness, filled = (np.reshape(x, (-1, *x.shape[2:]))[: self.draws] for x in drawn)
             evidence = np.nan
         else:
@@ -203,15 +204,15 @@ def _in_units(B: Array, L: Array, centre: Array, unit: Array) -> tuple[Array, Ar
     return jnp.concatenate([slopes, c[None]]), unit[:, None] * L
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _sampled(y: Array, begin: Array, grid: Array, key: Array, options: tuple) -> tuple:
+@functools.partial(jax.jit, static_argnums=5)
+def _sampled(y: Array, begin: Array, scale: Array, grid: Array, key: Array, options: tuple) -> tuple:
     """Draws of B, of the factor of Sigma, of the tightness and of y filled, (chain, draw, ...), where y has gaps."""
     lags, decay, own, draws = options
     centre, unit = _units(y)
     x, start = (y - centre) / unit, (begin - centre) / unit
-    scale = conjugate.residual_variances(start, lags)
+    scale = scale / unit**2
     laws = lambda x: _laws(x, scale, grid, (lags, decay, own))
-    counts = (CHAINS, BURN, -(-draws // CHAINS))
+    counts = (CHAINS, BURN, max(4, -(-draws // CHAINS)))  # R-hat takes four
     found = gaps.sample(key, x, start, laws, _log_prior(grid), counts)
     flat = lambda a: a.reshape(-1, *a.shape[2:])
     B, L = jax.vmap(lambda B, L: _in_units(B, L, centre, unit))(flat(found.B), flat(found.L))

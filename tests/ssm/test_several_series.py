@@ -14,6 +14,7 @@ import probkit as pk
 from probkit.infer.target import Target
 from probkit.model import strong
 from probkit.ssm import several
+from probkit.ssm.parts import Component
 from probkit.ssm.several_distribution import Correlations, Loadings
 
 KEY = jax.random.key(0)
@@ -223,6 +224,41 @@ def test_fit_of_two_levels(fitted):
     assert ahead.mean.shape == (2, 3) and list(ahead.lanes) == ["small", "large"]
     assert str(ahead.labels[0]) == "2003-05" and 0.9e8 < ahead.mean[1, 0] < 1.1e8
     assert list(ahead.to_frame().columns[:2]) == ["lane", "month"]
+
+
+@pytest.mark.once
+def test_series_have_their_names(fitted):
+    """In tables, and where new values come as a data frame in another order."""
+    index = list(fitted.summary().index)
+    assert {"level.level_scale[small]", "obs_scale[large]"} <= set(index)
+    new = pd.DataFrame({"large": [1e8, np.nan], "small": [1.0, 2.0]})
+    assert_allclose(fitted.update(new).target.args[0][-2:], [[1.0, 1e8], [2.0, np.nan]])
+    with pytest.raises(ValueError, match=r"y_new has the columns \['large', 'tiny'\]"):
+        fitted.update(new.rename(columns={"small": "tiny"}))
+
+
+class OwnPart(Component):
+    """A level that moves by a fixed step and declares no scale."""
+
+    obs_scale: pk.Param = pk.param(default=lambda self, y, X: dist.HalfNormal(1.0))
+    name = "own"
+
+    def block(self, X, times, fitted):
+        return pk.LocalLevel(level_scale=2.0).block(X, times, fitted)
+
+
+def test_a_part_that_declares_no_scale_moves():
+    noise = {"noise": np.array([[1.0, 0.5], [0.5, 1.0]])}
+    law = pk.MultivariateStructural(OwnPart(), obs_scale=np.ones(2), correlations=noise).distribution(None, 4)
+    assert_allclose(np.asarray(law.model.Q), 4 * np.eye(2))
+
+
+def test_sums_of_series_are_refused():
+    y = np.random.default_rng(0).normal(size=(9, 2)).cumsum(axis=0)
+    whole = np.column_stack([y, y.sum(axis=1), np.full(9, 2.0)])
+    with pytest.raises(ValueError, match=r"columns \[0, 1, 2\] of y are sums or multiples"):
+        pk.fit(pk.MultivariateStructural(pk.LocalLevel()), whole, key=KEY)
+    pk.MultivariateStructural(pk.LocalLevel(), correlations=["level"]).check_data(jnp.asarray(whole), None)
 
 
 @pytest.mark.once

@@ -122,6 +122,17 @@ def test_missing_values_given_the_parameters_against_dense_algebra():
     assert_allclose(drawn[:, ~seen].std(0), spread, rtol=0.04)
 
 
+def test_units_of_the_prior_where_values_are_missing():
+    """A random walk's steps have variance 1 however much of it is missing; straight lines would have less."""
+    y = np.random.default_rng(5).normal(size=(3000, 3)).cumsum(axis=0)
+    y[::3, 1] = np.nan
+    y[np.arange(3000) % 3 > 0, 2] = np.nan
+    assert_allclose(gaps.residual_variances(y, 1), 1, rtol=0.15)
+    assert_allclose(
+        gaps.residual_variances(y, 1)[0], conjugate.residual_variances(jnp.asarray(y[:, :1]), 1)[0], rtol=1e-3
+    )
+
+
 @pytest.fixture(scope="module")
 def gappy():
     y = Y[:80] * [1.0, 1e3] + [0.0, 1e5]
