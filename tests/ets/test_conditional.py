@@ -24,8 +24,8 @@ def quarters(**fields):
     ("model", "sites"),
     [
         (quarters(), 3),
-        pytest.param(quarters(level=20.0, slope=dist.StudentT(4.0, 0.0, 0.1)), 1, marks=pytest.mark.once),
-        pytest.param(pk.Transformed(quarters(), "log"), 3, marks=pytest.mark.once),
+        pytest.param(quarters(level=20.0, slope=dist.StudentT(4.0, 0.0, 0.1)), 1, marks=pytest.mark.slow),
+        pytest.param(pk.Transformed(quarters(), "log"), 3, marks=pytest.mark.slow),
     ],
     ids=["defaults", "some", "log"],
 )

@@ -80,7 +80,7 @@ def test_names():
     assert pk.HoltWinters("multiplicative", damped=True, period=4).form.name == "MAdM"
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_theta_drifts_by_half_the_slope_of_a_line():
     """Its drift is half that of least squares, gaps left out; a season that repeats does not touch it."""
     y = np.array([3.0, 1.0, np.nan, 4.0, 6.0, 5.0, 9.0, np.nan, 8.0])

@@ -27,7 +27,7 @@ def nile_fit(method):
     return pk.fit(pk.LocalLevel(), pk.datasets.nile(), key=KEY, method=method, progress=False)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_the_nile_against_quadrature(grid):
     assert RAGGED.warmup % CHUNK and (RAGGED.warmup + RAGGED.draws) % CHUNK
     posterior = nile_fit(RAGGED)

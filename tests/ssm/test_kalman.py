@@ -178,7 +178,7 @@ def test_gradient_of_every_part_is_that_of_autodiff(name):
         assert_allclose(a, b, rtol=RTOL, atol=tol(1e-8, 2e-2))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_the_rule_may_be_differentiated_once_more():
     y, model, start = arrays(*case("diffuse, gaps"))
 
@@ -416,7 +416,7 @@ def law(name):
     return y, LinearGaussian(model, start, N)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trend", "known, gaps"])
 def test_the_distribution_is_a_thin_layer(name):
     y, p = law(name)

@@ -149,7 +149,7 @@ def test_smoothing_and_left_out_values_against_the_dense_filter(gappy):
         assert_allclose(a, b, rtol=tol(1e-6, 2e-2), atol=tol(1e-8, 2e-2))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_seasons_that_do_not_move_are_the_seasons_that_do():
     """The textbook's transitions, as dense matrices, give the same likelihood."""
     y = jnp.asarray(np.random.default_rng(3).normal(size=25).cumsum())
@@ -234,7 +234,7 @@ def test_the_parts_of_a_fit(fitted):
     assert_allclose(fitted.smooth(draws=100).mean, parts["signal"].mean, rtol=tol(1e-9, 1e-5))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_one_step_errors_left_out_values_and_gaps(fitted):
     ahead = fitted.filter(draws=100)
     assert np.isnan(ahead.mean[:3]).all() and np.isfinite(ahead.mean[6:50]).all()
@@ -250,7 +250,7 @@ def test_one_step_errors_left_out_values_and_gaps(fitted):
     assert_allclose(filled.mean[[30, 31]], fitted.predict().mean[[30, 31]], atol=0.06)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_an_anomaly_is_found():
     y = np.random.default_rng(5).normal(size=60)
     y[33] += 9
@@ -258,7 +258,7 @@ def test_an_anomaly_is_found():
     assert list(odd.index[odd["anomaly"]]) == [33]
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_news_equal_filtering_all_at_once(fitted):
     later = np.array([7.4, np.nan, 7.3])
     moved = fitted.update(later)
@@ -274,7 +274,7 @@ def test_news_equal_filtering_all_at_once(fitted):
         fitted.update(later, np.ones(3))
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_regression_forecasts_with_the_inputs_to_come():
     rng = np.random.default_rng(4)
     X = np.stack([rng.normal(size=60), 1e4 * rng.normal(size=60)], 1)
