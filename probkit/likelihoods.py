@@ -193,6 +193,15 @@ class Bernoulli(Likelihood):
             raise ValueError(f"{name} holds {np.nanmax(np.asarray(y, float)):g}; Bernoulli takes classes 0 and 1.")
 
 
+class Successes(dist.BinomialLogits):
+    """Binomial whose number of trials may be floats that hold whole numbers, as fields of models do."""
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of the number of successes."""
+        trials = jnp.round(jnp.asarray(self.total_count)).astype(int)
+        return dist.BinomialLogits(self.logits, trials, validate_args=False).sample(key, sample_shape)
+
+
 class Binomial(Likelihood):
     """``y ~ Binomial(trials, 1 / (1 + exp(-f)))``: how many of a known number.
 
@@ -205,7 +214,7 @@ class Binomial(Likelihood):
 
     def law(self, f: Float[Array, "n *outputs"]) -> dist.Distribution:
         """Binomial with logit f."""
-        return dist.BinomialLogits(_column(f), self._trials(f))
+        return Successes(_column(f), self._trials(f))
 
     def fisher(self, f: Float[Array, "n *outputs"]) -> Float[Array, "n 1 1"]:
         """``trials p (1 - p)``."""
@@ -214,7 +223,7 @@ class Binomial(Likelihood):
 
     def marginal(self, f: Float[Array, "n *outputs"], covariance: Float[Array, "n 1 1"]) -> dist.Distribution:
         """Logit ``f / sqrt(1 + π v / 8)``, as in :class:`Bernoulli`."""
-        return dist.BinomialLogits(_column(f) / jnp.sqrt(1 + jnp.pi / 8 * covariance[:, 0, 0]), self._trials(f))
+        return Successes(_column(f) / jnp.sqrt(1 + jnp.pi / 8 * covariance[:, 0, 0]), self._trials(f))
 
     def check(self, y: Any, name: str = "y") -> None:
         """Observations are whole numbers from 0 to ``trials``."""

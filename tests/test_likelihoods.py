@@ -9,6 +9,7 @@ from helpers import tol
 
 from probkit import likelihoods as lk
 from probkit.model import with_defaults
+from probkit.observation import ColumnsObservation
 
 CONCRETE = {
     "Gaussian": lk.Gaussian(scale=0.7),
@@ -67,6 +68,26 @@ def test_a_point_without_spread_has_the_plain_law(latent):
         none = jnp.zeros((5, likelihood.outputs, likelihood.outputs))
         gap = likelihood.marginal(f, none).log_prob(y) - likelihood.law(f).log_prob(y)
         assert np.all(np.abs(gap) < tol(1e-5, 3e-2 if likelihood.discrete == "counts" else 1e-5))
+
+
+def test_trials_may_be_floats_when_successes_are_drawn():
+    law = lk.Binomial(jnp.array([5.0, 1000.0])).law(jnp.array([0.3, -1.0]))
+    drawn = jax.jit(lambda key: law.sample(key, (400,)))(jax.random.key(0))
+    error = 5 * np.sqrt(law.variance / 400)
+    assert np.all(drawn == jnp.round(drawn)) and np.all(np.abs(drawn.mean(0) - law.mean) < error)
+
+
+def test_noise_of_its_own_law_against_dense_quadrature():
+    """Also where the mean is known far worse than the noise is small."""
+    likelihood, y = lk.HeteroscedasticGaussian(0.01), jnp.array([0.6, 0.6, -0.02])
+    f, v = jnp.array([[0.0, 0.1, 0.0], [0.0, 1.0, -0.5]]), jnp.array([[1.0, 0.3, 1e-4], [0.01, 1.0, 0.3]])
+    x = np.linspace(-9, 9, 4001)
+    node = np.asarray(f[1]) + np.sqrt(np.asarray(v[1])) * x[:, None]
+    variance = np.asarray(v[0]) + (0.01 * np.exp(node)) ** 2
+    density = np.exp(-0.5 * (np.asarray(y - f[0]) ** 2 / variance + x[:, None] ** 2)) / (2 * np.pi * variance**0.5)
+    want = np.log(density.sum(0) * (x[1] - x[0]))
+    found = jax.jit(lambda y: ColumnsObservation(likelihood, f, v).log_prob(y))(y)
+    assert np.allclose(found, want, rtol=tol(1e-6, 1e-4), atol=tol(1e-6, 1e-4))
 
 
 @pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
