@@ -11,6 +11,7 @@ import importlib
 import inspect
 import io
 import json
+import operator
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -80,6 +81,7 @@ def save(posterior: Posterior | LanePosterior, path: Any) -> Path:
     else:
         manifest |= {
             "model": _encode(posterior.target.model, arrays),
+            "learned": {name: _encode(getattr(posterior.target.model, name), arrays) for name in _learned(posterior)},
             "args": _encode(posterior.target.args, arrays),
             "kwargs": _encode(posterior.target.kwargs, arrays),
             "series": None if posterior.series is None else _encode_series(posterior.series, arrays),
@@ -141,6 +143,7 @@ def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior | 
     args = _decode(manifest["args"], arrays, device=True)
     if like is not None:
         model = strong(like, args[0].dtype) if isinstance(like, eqx.Module) else like
+        model = _with_learned(path, model, manifest.get("learned", {}), arrays)
     else:
         missing = _opaque(manifest["model"])
         if missing:
@@ -169,6 +172,22 @@ def _rebuild(path: Any, manifest: dict, arrays: dict, like: Any) -> Posterior | 
     panel = Panel(series.y, series.labels, series.label_name, names, unusable)
     reports = tuple(_decode_report(one, arrays) for one in manifest["reports"])
     return LanePosterior(lanes, method, outcome, reports, key, panel)
+
+
+def _learned(posterior: Posterior) -> tuple[str, ...]:
+    """Fields that the fit filled beside the sites: no ``like`` has them."""
+    return getattr(posterior.target.model, "learned", ())
+
+
+def _with_learned(path: Any, like: Any, learned: dict, arrays: dict[str, np.ndarray]) -> Any:
+    """``like`` with the fields that a fit filled beside the sites."""
+    wanted = getattr(like, "learned", ())
+    if set(wanted) != set(learned):
+        raise ValueError(f"like, {type(like).__name__}, learns {list(wanted)} in a fit; {path} holds {list(learned)}.")
+    for name in wanted:
+        value = _decode(learned[name], arrays, device=True)
+        like = eqx.tree_at(operator.attrgetter(name), like, value, is_leaf=lambda x: x is None)
+    return like
 
 
 def _encode_report(report: Report, arrays: dict[str, np.ndarray]) -> dict:

@@ -102,6 +102,12 @@ def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
     return dist.Normal(jnp.zeros((), y.dtype), 1.5)
 
 
+def check_kernel(kernel: Any) -> None:
+    """Refuse a covariance that asks for a mean and a noise of its own."""
+    if getattr(kernel, "outermost", False):
+        raise TypeError(f"kernel is {type(kernel).__name__}, whose observations are normal; only pk.GP takes it.")
+
+
 def _check(likelihood: Likelihood, y: Any) -> None:
     """Refuse observations that the likelihood cannot take, and likelihoods of several columns."""
     if not isinstance(likelihood, Likelihood):
@@ -159,7 +165,8 @@ class LatentGP(Model):
         self.mean = Default(_default_mean) if mean is None else mean
 
     def check_data(self, y: Any, X: Any) -> None:
-        """Refuse observations that the likelihood cannot take."""
+        """Refuse observations that the likelihood cannot take, and covariances of slopes."""
+        check_kernel(self.kernel)
         _check(self.likelihood, y)
 
     def distribution(self, X: Any, length: int) -> LatentProcess:
@@ -201,7 +208,8 @@ class SampledGP(Model):
         self.whitened = standard if whitened is None else whitened
 
     def check_data(self, y: Any, X: Any) -> None:
-        """Refuse observations that the likelihood cannot take."""
+        """Refuse observations that the likelihood cannot take, and covariances of slopes."""
+        check_kernel(self.kernel)
         _check(self.likelihood, y)
 
     def latent(self, X: Any, length: int) -> Float[Array, " n"]:

@@ -1,5 +1,7 @@
 """Variational Gaussian processes: inducing values with a law of their own, for many points and for any likelihood."""
 
+import copy
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +15,8 @@ from numpyro.distributions import constraints
 from probkit import priors
 from probkit.gp import kernels, laplace, lowrank
 from probkit.gp import svgp_bound as bound
-from probkit.gp.covariance import with_default
+from probkit.gp.covariance import Covariance, Product, Sum, with_default
+from probkit.gp.latent import check_kernel
 from probkit.gp.stationary_covariances import Matern32
 from probkit.infer.subsample import shuffled
 from probkit.likelihoods import Binomial, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
@@ -109,6 +112,8 @@ class SVGPProcess(dist.Distribution):
     def mean_at(self, X: Array) -> Float[Array, "columns k"]:
         """Prior mean of the columns at inputs."""
         loc = self.loc(X) if callable(self.loc) else jnp.reshape(jnp.asarray(self.loc, X.dtype), (-1, 1))
+        if isinstance(self.likelihood, HeteroscedasticGaussian) and (loc.ndim == 1 or loc.shape[0] == 1):
+            loc = jnp.stack([jnp.ravel(loc), jnp.zeros_like(jnp.ravel(loc))])  # log noise is around that of its unit
         return jnp.broadcast_to(loc, (self.likelihood.outputs, X.shape[0]))
 
     def features(self, X: Array) -> tuple[Array, Array]:
@@ -219,12 +224,13 @@ class SVGP(Model):
     Args:
         kernel: a covariance. Default: ``Matern32()``. Scales left at their default are half-normal with scale 2 where
             the likelihood has a link (logits, log rates). A likelihood of several columns (``Categorical``, softmax)
-            shares it, or takes a tuple of one a column; that of ``HeteroscedasticGaussian`` always has two of them, the
-            second, of the log noise, with a scale around 1.
+            shares it, or takes a tuple of one a column; that of ``HeteroscedasticGaussian`` always has two of them: of
+            one that was given, the second, of the log noise, takes all but its scale, which is half-normal around 1.
         likelihood: one of :mod:`probkit.likelihoods`. Default: ``Gaussian()``. Several columns are independent under
             the law of the inducing values.
         mean: mean of f, a number, a prior or a callable pytree; (columns,) where there are several. Default: normal
-            around 0 with scale 1.5 on a link; as that of y for a location.
+            around 0 with scale 1.5 on a link; as that of y for a location. One mean for ``HeteroscedasticGaussian`` is
+            that of y, the log noise being around 0, its ``unit``.
         count: how many inducing points; static. No more than observations are taken.
         inducing: where they are, (count, D). Default: chosen greedily among the inputs, each where the conditional
             variance is largest. They stay there, unless ``gp.StochasticVI(learn_inducing=True)`` moves them.
@@ -241,6 +247,12 @@ class SVGP(Model):
     """
 
     integrates_states: ClassVar[bool] = True
+    #: Fields that a fit fills beside the sites; files hold them apart.
+    learned: ClassVar[tuple[str, ...]] = ("inducing", "law")
+    #: Why ``posterior.update`` refuses.
+    not_updated: ClassVar[str] = (
+        "gp.SVGP cannot be updated: its inducing values were fitted to the data and would not see new ones; fit again."
+    )
 
     kernel: Any
     likelihood: Likelihood
@@ -272,6 +284,8 @@ class SVGP(Model):
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(f"likelihood is {type(self.likelihood).__name__}; one of probkit.likelihoods is wanted.")
         self.likelihood.check(y)
+        for one in self.kernel if isinstance(self.kernel, tuple) else (self.kernel,):
+            check_kernel(one)
         given, wanted = len(self.kernel) if isinstance(self.kernel, tuple) else 1, self.likelihood.outputs
         if given not in (1, wanted):
             raise ValueError(f"kernel holds {given} covariances; one, or one for each of {wanted} columns, is wanted.")
@@ -286,7 +300,10 @@ class SVGP(Model):
     def check_method(self, method: Any) -> None:
         """Refuse methods that do not know of the law of the inducing values."""
         from probkit.gp.svgp_fit import StochasticVI
+        from probkit.infer.auto import Auto
 
+        if isinstance(method, Auto):  # also what many series are fitted by if no method was given
+            raise TypeError("gp.SVGP takes one series, (n,), and is fitted by gp.StochasticVI, not by Auto.")
         if not isinstance(method, StochasticVI):
             raise TypeError(
                 f"method is {type(method).__name__}; gp.SVGP is fitted by gp.StochasticVI. For all rows at once use "
@@ -316,6 +333,8 @@ class SVGP(Model):
             jnp.arange(y.shape[0]) if y.shape[0] <= TOLD else shuffled(jnp.arange(TOLD), jax.random.key(0), y.shape[0])
         )
         left, jitter = (float(one) for one in _left_out(process, process.X[index]))
+        if not np.isfinite(left):
+            return ()  # no parameters were found, as the report says
         told = f"Approximate: a lower bound by {m} inducing points, which leave out {left:.2g} of the prior variance."
         if jitter > 0:
             told += f" Their covariance took a jitter of {jitter:.1g} of its mean variance."
@@ -331,12 +350,31 @@ def _left_out(process: SVGPProcess, X: Array) -> tuple[Array, Array]:
     return left, jnp.max(jnp.stack([safe_cholesky(one)[1] / jnp.mean(jnp.diagonal(one)) for one in K]))
 
 
+def _of_log_noise(kernel: Any) -> Any:
+    """A covariance of y for the log of its noise, which knows no units: with a scale of its own."""
+    if isinstance(kernel, Sum | Product):
+        return type(kernel)(**{name: _of_log_noise(part) for name, part in kernel.parts.items()})
+    held = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}
+    new: dict[str, Any] = {name: _of_log_noise(one) for name, one in held.items() if isinstance(one, Covariance)}
+    if not new and "scale" not in held:
+        name = type(kernel).__name__
+        raise TypeError(f"kernel holds {name}, which has no scale; pass two covariances, of y and of its log noise.")
+    made = copy.copy(kernel)
+    for name, one in (new or {"scale": dist.HalfNormal(1.0)}).items():
+        object.__setattr__(made, name, one)  # before anyone else holds the copy
+    return made
+
+
 def _kernel(kernel: Any, likelihood: Any) -> Any:
     """One covariance for all columns, or a tuple of one a column; on a link a function moves by a few units."""
     free = lambda one, scale: with_default(one, "scale", dist.HalfNormal(scale))
     if isinstance(likelihood, HeteroscedasticGaussian):
-        first, second = kernel if isinstance(kernel, list | tuple) and len(kernel) == 2 else (kernel or Matern32(),) * 2
-        return first, free(second, 1.0)
+        if isinstance(kernel, list | tuple):
+            if len(kernel) != 2:
+                raise ValueError(f"kernel holds {len(kernel)} covariances; two, of y and of its log noise, are wanted.")
+            return kernel[0], free(kernel[1], 1.0)
+        kernel = Matern32() if kernel is None else kernel
+        return kernel, _of_log_noise(kernel)
     if isinstance(kernel, list | tuple):
         return tuple(free(one, 2.0) for one in kernel)
     kernel = Matern32() if kernel is None else kernel

@@ -11,11 +11,13 @@ from jaxtyping import PRNGKeyArray
 
 from probkit.gp import svgp_bound as bound
 from probkit.gp.svgp import SVGP, at_rows, is_quadratic
-from probkit.gp.svgp_training import BLOCKS, Place, Problem, Solved, advance, begin, descend, set_up, solve
+from probkit.gp.svgp_training import BLOCKS, DESCENT, Place, Problem, Solved, advance, begin, descend, set_up, solve
 from probkit.infer.batches import bar
 from probkit.infer.method import Method, Outcome, check_whole
 from probkit.infer.phases import UPDATES, Phases
 from probkit.infer.target import Lanes, Target
+from probkit.likelihoods import Binomial
+from probkit.model import is_place
 from probkit.report import Report, Seconds, timed
 
 
@@ -84,7 +86,7 @@ class StochasticVI(Method):
         """Train, and give back the model with the law of its inducing values."""
         if not isinstance(target.model, SVGP):
             raise TypeError(f"gp.StochasticVI is for gp.SVGP; {type(target.model).__name__} came.")
-        args = target.args
+        given, args = target.model, target.args
         target = _observed(target)
         k_problem, k_rows = jax.random.split(key)
         options = (self.batch_size, self.learn_inducing)
@@ -95,7 +97,8 @@ class StochasticVI(Method):
         values = {name: np.asarray(v)[None, None] for name, v in solved.values.items()}
         figures = {"lp": solved.elbo + solved.log_prior, "log_prior": solved.log_prior, "log_likelihood": solved.elbo}
         stats = {name: np.reshape(np.asarray(v), (1, 1)) for name, v in figures.items()}
-        model = eqx.tree_at(lambda m: m.inducing, problem.model, jnp.asarray(solved.inducing))
+        model = _with_trials(problem.model, given)
+        model = eqx.tree_at(lambda m: m.inducing, model, jnp.asarray(solved.inducing))
         law = jax.tree_util.tree_map(jnp.asarray, solved.law)
         model = eqx.tree_at(lambda m: m.law, model, law, is_leaf=lambda x: x is None)
         report = self._report(problem, solved, trained, seconds)
@@ -114,11 +117,13 @@ class StochasticVI(Method):
 
     def _by_descent(self, problem: Problem, place: Place, law: bound.InducingLaw, progress: bool) -> "_Trained":
         """All rows at once: L-BFGS until the next step promises nothing."""
-        steps, done, seconds, solved = 0, False, Seconds(), None
+        steps, done, stalled, seconds, solved = 0, False, 0, Seconds(), None
         with bar(self.max_steps, progress, "StochasticVI") as shown:
-            while steps < self.max_steps and not done:
+            while steps < self.max_steps and not done and stalled < 2:
                 (place, solved, count, stopped), more = timed(descend, problem, place, law)
                 law, seconds, steps, done = solved.law, seconds + more, steps + int(count), bool(stopped)
+                # A stalled search begins once more without its memory; where nothing is finite it would stay so.
+                stalled += 0 if done or int(count) == DESCENT else 1 if np.isfinite(solved.elbo) else 2
                 shown.update(int(count))
         told = f"Hyperparameters at their mode in {steps:,} steps of L-BFGS"
         told = told if done else f"{steps:,} steps of L-BFGS did not reach the mode of the hyperparameters"
@@ -169,8 +174,8 @@ class StochasticVI(Method):
         if not np.isfinite(solved.elbo):
             return (
                 False,
-                "Not converged: the bound is not finite.",
-                "Give init=, tighter priors or a smaller step_size.",
+                "Not converged: no finite bound with a finite slope was found.",
+                "Look at the units of y and at means and covariances given; give init= or tighter priors.",
             )
         if not is_quadratic(problem.model.likelihood) and not solved.gain < 1.0:
             told = f"the law of the inducing values still gained {solved.gain:.2g} nats in pass {solved.passes}"
@@ -189,6 +194,14 @@ class _Trained(NamedTuple):
     told: str
     steps: int
     seconds: Seconds
+
+
+def _with_trials(model: SVGP, given: SVGP) -> SVGP:
+    """The model with the trials of all rows, also of those without an observation."""
+    if not isinstance(given.likelihood, Binomial) or is_place(given.likelihood.trials):
+        return model
+    whole = given.likelihood.trials
+    return eqx.tree_at(lambda m: m.likelihood.trials, model, whole)  # type: ignore[attr-defined]
 
 
 def _observed(target: Target) -> Target:

@@ -114,6 +114,21 @@ def test_through_fit():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trials", [20.0, np.where(np.arange(25) < 9, 20.0, 40.0)], ids=["one", "each"])
+def test_successes_are_predicted(trials):
+    y = RNG.binomial(np.broadcast_to(trials, 25).astype(int), 1 / (1 + np.exp(-F))).astype(float)
+    y[6] = np.nan
+    likelihood, method = pk.likelihoods.Binomial(trials), pk.MAP(starts=1)
+    for model, at in (
+        (pk.gp.LatentGP(pk.Matern52(0.8, 1.3), likelihood), X),
+        (pk.LatentStructural(pk.LocalLevel(), likelihood), None),
+    ):
+        found = pk.fit(model, y, at, key=jax.random.key(0), method=method).predict()
+        assert_allclose(found.mean, trials / (1 + np.exp(-F)), atol=9.0)
+        assert np.all(found.draws == np.round(found.draws)) and np.all(found.draws <= trials)
+
+
+@pytest.mark.slow
 def test_against_sampling():
     y, key = np.asarray(Y["poisson"]), jax.random.key(0)
     kernel = pk.Matern52(pk.gp.latent.dist.LogNormal(0.0, 0.5), pk.gp.latent.dist.HalfNormal(2.0))
@@ -132,5 +147,8 @@ def test_border():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="takes classes 0"):
         pk.fit(pk.gp.LatentGP(), [0.0, 2.0, 1.0], key=key)
+    for model in (pk.gp.LatentGP, pk.gp.SampledGP):
+        with pytest.raises(TypeError, match=r"only pk\.GP takes it"):
+            pk.fit(model(pk.gp.Derivative(pk.RBF())), [0.0, 1.0], [[0.0, 0.0], [1.0, 0.0]], key=key)
     with pytest.raises(TypeError, match="latent columns"):
         pk.fit(pk.gp.LatentGP(likelihood=pk.likelihoods.Categorical(3)), [0.0, 2.0, 1.0], key=key)

@@ -1,8 +1,12 @@
 """Variational processes: the bound against its collapsed form and the exact one, gradients, and what fit gives back."""
 
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from helpers import tol
 from numpy.testing import assert_allclose
@@ -22,6 +26,7 @@ from probkit.likelihoods import (
     Poisson,
     StudentT,
 )
+from probkit.model import resolve
 
 RNG = np.random.default_rng(1)
 N = 30
@@ -189,6 +194,49 @@ def test_counts_against_laplace(counts):
 
 
 @pytest.mark.once
+def test_the_law_comes_back_beside_a_model_and_is_not_updated(counts, tmp_path):
+    new, path = np.linspace(0.2, 3.8, 5), pk.save(counts, tmp_path / "like")
+    back = pk.load(path, like=pk.gp.SVGP(pk.Matern52(0.8), Poisson(2.0), 0.0, count=12))
+    assert_allclose(back.predict(new).means, counts.predict(new).means)
+    with pytest.raises(ValueError, match="learns"):
+        pk.load(path, like=pk.gp.LatentGP(pk.Matern52(0.8), Poisson(2.0), 0.0))
+    with pytest.raises(TypeError, match="cannot be updated"):
+        counts.update([1.0])
+
+
+@pytest.mark.once
+def test_a_pass_that_begins_at_the_optimum_gains_nothing():
+    @jax.jit
+    def again():
+        model = gaussian(10)
+        found, place = settled(model, Y), Place(jnp.zeros(0), jnp.zeros_like(model.inducing))
+        bent = bound.InducingLaw(found.law.precision * (1 + 1e-12), found.law.shift)
+        return [settle(problem(model, Y), place, law, 1e-9) for law in (found.law, bent)]
+
+    for found in again():
+        assert abs(found.gain) < 1e-6 and np.isfinite(found.elbo)
+
+
+@pytest.mark.once
+def test_one_mean_and_one_covariance_are_those_of_y_and_not_of_its_log_noise():
+    x, noise = jnp.asarray(X), HeteroscedasticGaussian(1.0)
+    for kernel in (pk.RBF(0.5, 30.0), pk.RBF(0.5, 30.0) + pk.Matern32(1.0, 40.0)):
+        model = pk.gp.SVGP(kernel, noise)
+        first, second = model.kernel
+        drawn = resolve(second, lambda name, prior: prior.mean)
+        assert first.diagonal(x)[0] >= 900.0 and drawn.diagonal(x)[0] < 4.0
+    for mean in (1000.0, lambda x: 1000.0 + 0 * x):
+        process = pk.gp.SVGPProcess(KERNEL, x, noise, mean, x[::3], bound.prior(2, 10, x.dtype))
+        assert_allclose(process.mean_at(x), [np.full(N, 1000.0), np.zeros(N)])
+    pair = pk.gp.SVGPProcess(KERNEL, x, noise, jnp.array([3.0, -1.0]), x[::3], bound.prior(2, 10, x.dtype))
+    assert_allclose(pair.mean_at(x)[:, 0], [3.0, -1.0])
+    with pytest.raises(ValueError, match="two, of y and of its log noise"):
+        pk.gp.SVGP((KERNEL,) * 3, noise)
+    with pytest.raises(TypeError, match="Constant, which has no scale"):
+        pk.gp.SVGP(pk.RBF() + pk.gp.Constant(2.0), noise)
+
+
+@pytest.mark.once
 def test_expectations_of_several_columns():
     """Noise of its own law in closed form; softmax by sampling."""
     f, v, y = jnp.asarray([[0.3, -1.0], [0.2, -0.5]]), jnp.asarray([[0.5, 0.2], [0.3, 0.1]]), jnp.asarray([1.0, -0.4])
@@ -225,6 +273,10 @@ def test_border():
         pk.fit(pk.GP(), Y, X, key=key, method=StochasticVI())
     with pytest.raises(TypeError, match="one series"):
         pk.fit(pk.gp.SVGP(), np.stack([Y, Y], 1), X, key=key, method=StochasticVI())
+    with pytest.raises(TypeError, match="one series"):
+        pk.fit(pk.gp.SVGP(), np.stack([Y, Y], 1), X, key=key)
+    with pytest.raises(TypeError, match=r"only pk\.GP takes it"):
+        pk.fit(pk.gp.SVGP(pk.gp.Derivative(pk.RBF())), Y, np.stack([X, 0 * X], 1), key=key)
     with pytest.raises(ValueError, match="takes classes 0"):
         pk.fit(pk.gp.SVGP(likelihood=Bernoulli()), Y, X, key=key)
     with pytest.raises(ValueError, match="count is 0"):
@@ -266,6 +318,37 @@ def test_hard_cases_stay_finite(x, y):
     found = posterior.predict(x)
     assert np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.std))
     assert np.all(np.abs(found.mean - y) < 0.2 * np.abs(y).max())
+
+
+class Root(eqx.Module):
+    """A mean without a slope in its parameter at 0, or without a value there."""
+
+    size: Any
+    shift: float = 0.0
+
+    def __call__(self, X):
+        return jnp.sqrt(self.size * (jnp.ravel(X) - self.shift))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_fit_without_a_finite_bound_or_slope_says_so(shift):
+    mean = Root(dist.HalfNormal(1.0), shift)
+    posterior = fit(pk.gp.SVGP(KERNEL, Gaussian(0.3), mean, count=8), Y, np.r_[0.0, X[1:]])
+    assert not posterior.report.converged and "no finite bound" in posterior.report.reason
+    assert np.isnan(posterior.sites["mean.size"]).all() and posterior.report.elbo == -np.inf
+
+
+@pytest.mark.slow
+def test_trials_of_their_own_beside_gaps():
+    trials = np.where(np.arange(N) < 9, 20.0, 40.0)
+    y = np.random.default_rng(3).binomial(trials.astype(int), 1 / (1 + np.exp(-F))).astype(float)
+    y[4] = np.nan
+    posterior = fit(pk.gp.SVGP(pk.Matern52(), Binomial(trials), count=10), y)
+    found = posterior.predict()
+    assert posterior.report.converged
+    assert_allclose(found.mean, trials / (1 + np.exp(-F)), atol=6.0)
+    assert np.all(found.draws == np.round(found.draws)) and np.all(found.draws <= trials)
 
 
 @pytest.mark.slow
