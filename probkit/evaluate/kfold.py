@@ -128,7 +128,9 @@ class _Fold(NamedTuple):
 def _score_fold(posterior: Posterior, full: Target, where: np.ndarray, key: Array) -> _Fold:
     """Fit again without one fold, and score it: log of the mean density over draws, with its Monte Carlo error."""
     y, X = full.args
-    left = Target(full.model, (jnp.asarray(np.where(where, np.nan, np.asarray(y))), X))
+    masked = jnp.asarray(np.where(where, np.nan, np.asarray(y)))
+    # A solver that looks at the data first (neighbours, points without a value) must not know the fold.
+    left = Target(full.model.prepared(masked, X), (masked, X))
     outcome = posterior.method.run(left, key)
     left = outcome.target or left
     refit = dataclasses.replace(posterior, target=left, outcome=outcome)

@@ -1,5 +1,6 @@
 """K-fold: terms against brute-force conditioning, closed forms and quadrature; folds; what is refused."""
 
+import dataclasses
 import functools
 
 import arviz_stats
@@ -111,6 +112,18 @@ def test_fixed_parameters_by_brute_force(family, folds, gap):
     assert not found.warning and found.elpd_i.attrs["mcse"] == 0.0  # one draw of nothing has no Monte Carlo error
     if isinstance(folds, np.ndarray):
         assert_array_equal(found.elpd_i["fold"], folds[place])
+
+
+@pytest.mark.parametrize("solver", [pk.gp.Grid(), pk.gp.Vecchia(7)], ids=["grid", "neighbours"])
+def test_solvers_that_look_at_the_data_look_again_without_the_fold(solver):
+    """In blocks, where masked entries would be the nearest neighbours."""
+    y, fold = series()[:8], np.arange(8) // 4
+    y[2] = np.nan
+    model = dataclasses.replace(process()[0], solver=solver)
+    posterior = pk.fit(model, y, key=KEY)
+    found = pk.kfold(posterior, fold, key=KEY, progress=False)
+    assert_allclose(found.elpd_i, by_hand(y, fold, process_covariance(8), 2.5), rtol=tol(1e-8, 1e-3))
+    assert_allclose(exact_terms(posterior, np.array([5])), posterior.loo_terms[0, :, 5], rtol=tol(1e-8, 1e-3))
 
 
 # -- unknown parameters ------------------------------------------------------------------------------------------------
