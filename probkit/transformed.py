@@ -20,6 +20,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from probkit.infer.auto import Auto
 from probkit.model import Default, Given, Model, Param, is_place, param
 
 #: Nodes and weights of the Gauss-Hermite rule for the mean of a transformed normal.
@@ -27,13 +28,15 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 
 
 def forward(y: Array, power: Array) -> Array:
-    """z of a positive y; where the power is 0, or as good as 0, the logarithm."""
-    log = jnp.log(y)
+    """z of a positive y; where the power is 0, or as good as 0, the logarithm. NaN stays NaN, its derivative is 0."""
+    missing = jnp.isnan(y)
+    log = jnp.log(jnp.where(missing, 1, y))
     small = jnp.abs(power * log) < 1e-4
     x = jnp.where(small, 0, power)
     safe = jnp.where(small, 1, power)
     # Two terms of the series where the power is small: expm1(x) / x would lose its derivative at 0.
-    return jnp.where(small, log * (1 + 0.5 * power * log), jnp.expm1(x * log) / safe)
+    found = jnp.where(small, log * (1 + 0.5 * power * log), jnp.expm1(x * log) / safe)
+    return jnp.where(missing, jnp.nan, found)
 
 
 def backward(z: Array, power: Array) -> Array:
@@ -121,8 +124,9 @@ class TransformedLaw(dist.Distribution):
 
 
 def log_jacobian(y: Array, power: Array) -> Array:
-    """log dz/dy = (lambda - 1) log y."""
-    return (power - 1) * jnp.log(y)
+    """log dz/dy = (lambda - 1) log y; NaN stays NaN, its derivative is 0."""
+    missing = jnp.isnan(y)
+    return jnp.where(missing, jnp.nan, (power - 1) * jnp.log(jnp.where(missing, 1, y)))
 
 
 class Transformed(Model):
@@ -138,6 +142,7 @@ class Transformed(Model):
             since their defaults are scaled to the transformed data.
 
     Raises:
+        TypeError: no model; a multivariate one; one with a method of its own (``gp.SVGP``).
         ValueError: another kind; a power for the log; a prior of the power beside defaults.
 
     Example:
@@ -151,6 +156,18 @@ class Transformed(Model):
     def __init__(self, model: Model, kind: str = "log", power: Any = None):
         if not isinstance(model, Model):
             raise TypeError(f"model is {type(model).__name__}; a probkit model is wanted.")
+        if model.multivariate:
+            raise TypeError(
+                f"model is {type(model).__name__}, of several series together; one of one series is wanted. Take the "
+                "logarithm of y itself."
+            )
+        try:
+            model.check_method(Auto())
+        except TypeError as error:
+            raise TypeError(
+                f"model is {type(model).__name__}, which is fitted by a method of its own that knows of no other "
+                "scale; fit it to the logarithm of y itself."
+            ) from error
         if kind not in ("log", "boxcox"):
             raise ValueError(f"kind is {kind!r}; 'log' or 'boxcox' is wanted.")
         if kind == "log" and power not in (None, 0, 0.0):
@@ -178,10 +195,29 @@ class Transformed(Model):
                 f"y has {bad.size} values that are not positive (the first, {values.flat[bad[0]]}, at position "
                 f"{bad[0]}); Transformed(..., {self.kind!r}) takes positive data: add a constant, or make them NaN."
             )
-        self.model.check_data(self.to_scale(y), X)
+        self.model.check_data(self._shown(y), X)
+
+    def prepared(self, y: Any, X: Any) -> "Transformed":
+        """The same with the inner model prepared for z."""
+        inner = self.model.prepared(self._shown(y), X)
+        return self if inner is self.model else eqx.tree_at(lambda one: one.model, self, inner)
+
+    def check_method(self, method: Any) -> None:
+        """As the inner model."""
+        self.model.check_method(method)
+
+    def work(self, y: Any, X: Any) -> int:
+        """As the inner model."""
+        return self.model.work(self._shown(y), X)
+
+    def notes(self, y: Any, X: Any) -> tuple[str, ...]:
+        """Those of the inner model for z."""
+        return self.model.notes(self.to_scale(y), X)
 
     def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
-        """Those of the inner model for z."""
+        """Those of the inner model for z; none where the power, and so z, is unknown."""
+        if is_place(self.power):
+            return ()
         return tuple(
             {f"model.{name}": value for name, value in one.items()} for one in self.model.starts(self.to_scale(y), X)
         )
@@ -198,6 +234,11 @@ class Transformed(Model):
     def to_scale(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """z of y; NaN where y is missing or not positive."""
         return forward(jnp.where(y > 0, y, jnp.nan), jnp.asarray(self.power, jnp.result_type(y)))
+
+    def _shown(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
+        """z of y before the power is known: then log y."""
+        known = self if not is_place(self.power) else eqx.tree_at(lambda one: one.power, self, 0.0, is_leaf=is_place)
+        return known.to_scale(y)
 
     def distribution(self, X: Any, length: int) -> TransformedLaw:
         """The distribution of y: the inner model's, taken back."""

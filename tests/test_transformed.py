@@ -71,7 +71,32 @@ def test_places_of_the_inner_model_lean_on_the_inner_model():
     assert_allclose(one.model.obs_scale, 0.2)
 
 
+@pytest.mark.once
+def test_a_power_that_is_unknown_is_fitted():
+    inner = pk.LocalLevel(dist.HalfNormal(0.5), dist.HalfNormal(0.5))
+    # One value is missing: it must not turn the derivative in the power to NaN.
+    fitted = pk.fit(pk.Transformed(inner, "boxcox", dist.Uniform(-1.0, 1.0)), Y, key=KEY, method=pk.MAP(starts=2))
+    assert set(fitted.sites) == {"power", "model.level_scale", "model.obs_scale"}
+    assert -1 < fitted.sites["power"].item() < 1
+    assert fitted.report.converged, fitted.report
+    assert np.all(fitted.forecast(2).draws > 0)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("solver", [pk.gp.Grid(), pk.gp.Vecchia(9)], ids=["grid", "neighbours"])
+def test_solvers_that_look_at_the_data_see_the_inner_model(solver):
+    y, law = Y[:10], dict(kernel=pk.Matern32(2.0, 1.0), obs_scale=0.2, mean=2.0)
+    found = pk.fit(pk.Transformed(pk.GP(**law, solver=solver)), y, key=KEY)
+    assert len(found.report.notes) == 2  # the gap, and the solver
+    one = pk.model.strong(pk.Transformed(pk.GP(**law)), jnp.result_type(float))
+    assert_allclose(found.loo_terms[0, 0], one.loo(jnp.asarray(y)), rtol=1e-6)
+
+
 def test_what_cannot_be_is_told():
+    with pytest.raises(TypeError, match="SVGP, which is fitted by a method of its own"):
+        pk.Transformed(pk.gp.SVGP())
+    with pytest.raises(TypeError, match="of several series together"):
+        pk.Transformed(pk.MultivariateStructural(pk.LocalLevel()))
     with pytest.raises(ValueError, match="2 values that are not positive"):
         pk.fit(pk.Transformed(pk.LocalLevel(), "log"), np.array([1.0, 0.0, -2.0]), key=KEY)
     with pytest.raises(ValueError, match="needs power"):
