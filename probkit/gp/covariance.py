@@ -135,6 +135,7 @@ class Power(Covariance):
     def __check_init__(self) -> None:
         if isinstance(self.exponent, bool) or not isinstance(self.exponent, int) or self.exponent < 1:
             raise ValueError(f"exponent is {self.exponent!r}; a whole number of at least 1 is wanted.")
+        check_inside("Power", "kernel", self.kernel)
 
     def __call__(self, X1: Float[Array, "n *D"], X2: Float[Array, "m *D"]) -> Float[Array, "n m"]:
         """Covariance between two sets of inputs."""
@@ -167,6 +168,7 @@ class Warped(Covariance):
     def __init__(self, kernel: Covariance, warp: Any, width: int = 1):
         if not callable(warp):
             raise TypeError(f"warp is {type(warp).__name__}; a function or a callable pytree is wanted.")
+        check_inside("Warped", "kernel", kernel)
         free = dist.LogNormal(0.5 * jnp.log(float(width)), 1.0)
         self.kernel = with_default(kernel, "lengthscale", free if width == 1 else free.expand([width]).to_event(1))
         self.warp = warp
@@ -202,6 +204,10 @@ class ChangePoint(Covariance):
     at: Param = param()
     width: Param = param(support=constraints.positive)
     column: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self) -> None:
+        check_inside("ChangePoint", "before", self.before)
+        check_inside("ChangePoint", "after", self.after)
 
     def _weight(self, X: Array) -> Array:
         x = (columns(X)[:, self.column] - self.at) / self.width
@@ -251,11 +257,18 @@ def _checked_parts(kind: str, parts: dict[str, Any]) -> dict[str, Covariance]:
     for name, part in parts.items():
         if not callable(part) or not hasattr(part, "diagonal"):
             raise TypeError(f"{kind}: {name} is {type(part).__name__}; a covariance is wanted.")
-        if getattr(part, "outermost", False):
-            raise TypeError(
-                f"{kind}: {name} is {type(part).__name__}, which stands outermost: put the others inside it."
-            )
+        check_inside(kind, name, part)
     return parts
+
+
+def check_inside(kind: str, name: str, part: Any) -> None:
+    """Refuse, as a part of another covariance, one that can only stand outermost.
+
+    Raises:
+        TypeError: naming both.
+    """
+    if getattr(part, "outermost", False):
+        raise TypeError(f"{kind}: {name} is {type(part).__name__}, which stands outermost: put the others inside it.")
 
 
 def _joined(kind: Any, sign: str, *operands: Any) -> Any:

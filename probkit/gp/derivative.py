@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp.covariance import Covariance
+from probkit.gp.covariance import Covariance, check_inside
 from probkit.gp.product_covariances import ArcCosine, White
 from probkit.gp.stationary_covariances import SHO, Matern12
 from probkit.model import Param, param
@@ -33,6 +33,7 @@ def of_values(y: Array, X: Float[Array, "n columns"]) -> tuple[Array, Array]:
 def _smooth(kernel: Covariance) -> Covariance:
     if isinstance(kernel, type) or not callable(kernel) or not hasattr(kernel, "diagonal"):
         raise TypeError(f"kernel is {kernel!r}; a covariance is wanted.")
+    check_inside("Derivative", "kernel", kernel)
     rough = lambda part: isinstance(part, Matern12 | SHO | White) or (isinstance(part, ArcCosine) and part.order == 0)
     for part in jax.tree_util.tree_leaves(kernel, is_leaf=rough):
         if rough(part):
@@ -64,7 +65,7 @@ class Derivative(Covariance):
             half-normal with the spread of the slopes, cut off below at their rounding error; 0 is exact slopes.
 
     Raises:
-        TypeError: a covariance without derivative (Matern12, SHO, White, ArcCosine of order 0).
+        TypeError: a covariance without derivative (Matern12, SHO, White, ArcCosine of order 0); another Derivative.
 
     References:
         Solak et al. (2003), Derivative observations in Gaussian process models of dynamic systems. Rasmussen and

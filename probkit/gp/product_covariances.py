@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
@@ -197,7 +198,9 @@ class ArcCosine(Covariance):
         A, B = both(X1, X2, self.columns)
         (U, a), (V, b) = self._augmented(A), self._augmented(B)
         norms = a[:, None] * b[None, :]
-        c = jnp.clip(matmul(U, V.T) / norms, -1.0, 1.0)
+        c = matmul(U, V.T) / norms
+        # The value alone is cut to [-1, 1]: a clip would take the derivative with it where c rounds beyond.
+        c = c - jax.lax.stop_gradient(c - jnp.clip(c, -1.0, 1.0))
         if A is B:
             c = jnp.where(jnp.eye(len(A), dtype=bool), 1.0, c)
         return self.scale**2 * norms**self.order * _ARC[self.order](c) / (math.pi, math.pi, 3 * math.pi)[self.order]
