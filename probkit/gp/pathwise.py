@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from probkit import border
 from probkit.gp.distribution import Process
 from probkit.gp.features import random_features
-from probkit.gp.large import BasisProcess, LowRankProcess, SparseProcess
+from probkit.gp.large import HSGP, BasisProcess, LowRankProcess, Sparse, SparseProcess
 from probkit.gp.model import GP
 from probkit.gp.product_covariances import White
 from probkit.infer.method import check_whole
@@ -79,14 +79,15 @@ def functions(posterior: Any, *, key: Array, draws: int = 100, features: int = 1
         features: how many random features; more bring a single function closer to Gaussian.
         places: inputs, (m,) or (m, D), at which (and at the data) the functions are drawn exactly, by a Cholesky factor
             of ``n + m`` points; between them each is the smoothest function through its values. For any covariance,
-            those without random features too.
+            those without random features too. Not for ``gp.Sparse`` and ``gp.HSGP``.
 
     Returns:
         :class:`Functions`.
 
     Raises:
         TypeError: no posterior of a ``pk.GP``; a covariance without random features, or with white noise, which is no
-            function (``obs_scale`` is the place of noise); a solver that has no functions.
+            function (``obs_scale`` is the place of noise); a solver that has no functions, or none drawn at places.
+        ValueError: places with other columns than the inputs.
 
     Example:
         One round of Thompson sampling: where a function of the posterior is highest, there look next. ::
@@ -111,6 +112,7 @@ def functions(posterior: Any, *, key: Array, draws: int = 100, features: int = 1
     y, X = posterior.target.args
     axes = (1,) if X is None else (X.ndim,)
     places = border.as_inputs(places, None, y.dtype, "places", axes)
+    _check_places(places, X, model.solver)
     flat = posterior._flat()
     total = int(np.prod(posterior._shape()))
     take = np.linspace(0, total - 1, draws).astype(int) if draws <= total else np.arange(draws) % total
@@ -118,6 +120,19 @@ def functions(posterior: Any, *, key: Array, draws: int = 100, features: int = 1
     count = features + features % 2
     target, drawn = _draws(posterior.target, values, jax.random.split(key, draws), places, count)
     return Functions(target, values, drawn, places, count)
+
+
+def _check_places(places: Any, X: Any, solver: Any) -> None:
+    if places is None:
+        return
+    if isinstance(solver, Sparse | HSGP):
+        raise TypeError(
+            f"places is for processes solved exactly; gp.{type(solver).__name__} draws its functions by features "
+            "alone. For a covariance without random features fit with gp.Exact()."
+        )
+    columns = () if X is None else X.shape[1:]
+    if places.shape[1:] != columns:
+        raise ValueError(f"places has shape {places.shape}; {('m', *columns)} is wanted, as the inputs of the fit.")
 
 
 def _is_white(part: Any) -> bool:

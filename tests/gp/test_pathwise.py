@@ -1,5 +1,7 @@
 """Random features against their covariances, functions of the posterior against its exact law."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +151,12 @@ def test_border(fitted):
         pk.gp.functions(pk.GP(), key=jax.random.key(1))
     with pytest.raises(ValueError, match="draws is 0"):
         pk.gp.functions(fitted(pk.RBF(1.0, 1.0)), key=jax.random.key(1), draws=0)
+    with pytest.raises(ValueError, match=r"places has shape \(3, 2\)"):
+        pk.gp.functions(fitted(pk.RBF(1.0, 1.0)), key=jax.random.key(1), places=jnp.ones((3, 2)))
+    sparse = dataclasses.replace(fitted(pk.RBF(1.0, 1.0)).model, solver=pk.gp.Sparse(3))
+    posterior = pk.fit(sparse, np.arange(5.0), np.arange(5.0), key=jax.random.key(0), method=pk.MAP())
+    with pytest.raises(TypeError, match=r"gp\.Sparse draws its functions by features alone"):
+        pk.gp.functions(posterior, key=jax.random.key(1), places=jnp.ones(3))
     f = pk.gp.functions(fitted(pk.RBF(1.0, 1.0)), key=jax.random.key(1), draws=2)
     with pytest.raises(ValueError, match=r"X has shape \(3, 2\)"):
         f(jnp.ones((3, 2)))
