@@ -121,7 +121,9 @@ def _fit_lanes(
     inputs = border.as_inputs(X, len(panel.y), panel.y.dtype, axes=model.input_axes)
     check_supports(model)
     model.check_data(panel.y[:, 0], inputs)
-    lanes = Lanes(strong(model, panel.y.dtype), panel.y, inputs)
+    usable = [i for i in range(panel.y.shape[1]) if i not in panel.unusable]
+    prepared = model.prepared(panel.y[:, np.array(usable)], inputs)
+    lanes = Lanes(strong(prepared, panel.y.dtype), panel.y, inputs)
     k_fit, k_predict = jax.random.split(key)
     keys = jax.random.split(k_fit, lanes.count)
     outcome, reports = method.run_lanes(lanes, keys, _check_init(init, lanes.lane(0)), progress)

@@ -60,6 +60,7 @@ def prior_predictive(
     if size is None:
         raise ValueError("prior_predictive needs y, X or length to know how many values to draw.")
     check_supports(model)
+    model = model.prepared(jnp.ones(size, dtype), inputs)
     try:
         found = _simulate(
             strong(model, dtype), None if series is None else series.y, inputs, size, jax.random.split(key, draws)

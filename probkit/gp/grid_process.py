@@ -19,13 +19,16 @@ from probkit.gp.product_covariances import Categorical, Constant, Coregion
 from probkit.gp.stationary_covariances import RBF, Periodic, SpectralMixture
 from probkit.math.linalg import matmul, safe_cholesky
 
+#: The most points of a grid without an observation.
+MISSING = 2000
+
 
 class Grid(eqx.Module):
     """The solver for inputs on a grid, full or with points missing: exact, O(N sum of the axes' lengths).
 
     For covariances that are products along the columns of X: ``RBF`` (with a lengthscale a column), ``Periodic``, any
     covariance of one column (``Matern52(columns=(0,))``, sums of such), and products of these. Points without a row in
-    X, and NaN in y, cost ``missing² N`` and memory for ``2 missing N`` numbers: meant for a few hundred.
+    X, and NaN in y, cost ``missing² N`` and memory for ``2 missing N`` numbers: meant for a few hundred, 2000 at most.
 
     Args:
         axes: the values along each column of X, in a tuple. Default: those that occur in X when the model is fitted.
@@ -39,7 +42,7 @@ class Grid(eqx.Module):
     missing: int | None = eqx.field(static=True, default=None)
 
     def prepared(self, y: Any, X: Any) -> "Grid":
-        """The same with the axes and the number of missing points filled from data."""
+        """The same with the axes and the number of missing points filled from data, y of shape (n,) or (n, lanes)."""
         values = np.asarray(kernels.columns(X))
         if self.axes is not None and len(self.axes) != values.shape[1]:
             raise ValueError(
@@ -55,7 +58,12 @@ class Grid(eqx.Module):
             raise ValueError(
                 f"X has {len(cells) - len(np.unique(cells))} rows that repeat others; a grid holds each once."
             )
-        count = size - int(np.sum(~np.isnan(np.asarray(y))))
+        count = size - int(np.min(np.sum(~np.isnan(np.asarray(y)), axis=0)))
+        if count > MISSING:
+            raise ValueError(
+                f"{count} of {size} points of the grid have no observation; gp.Grid, whose cost grows with their "
+                f"square, takes up to {MISSING}. Use gp.Vecchia() or gp.Sparse()."
+            )
         if count * size > 4 * 10**8:
             raise ValueError(
                 f"{count} of {size} points of the grid have no observation: too many for gp.Grid, which would hold "

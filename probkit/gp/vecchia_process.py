@@ -49,8 +49,18 @@ class Vecchia(eqx.Module):
             raise ValueError(f"neighbours is {self.neighbours!r}; a whole number of at least 1 is wanted.")
 
     def prepared(self, y: Any, X: Any) -> "Vecchia":
-        """The same with order and neighbours found for the data; missing values are nobody's neighbours."""
-        order, near, around = nearest(np.asarray(kernels.columns(X), float), ~np.isnan(np.asarray(y)), self.neighbours)
+        """The same with order and neighbours found for the data; missing values are nobody's neighbours.
+
+        Raises:
+            ValueError: y is several series, (n, lanes), with gaps in different places.
+        """
+        seen = ~np.isnan(np.asarray(y)).reshape(len(X), -1)
+        if np.any(seen != seen[:, :1]):
+            raise ValueError(
+                "the series have missing values in different places, and gp.Vecchia gives them all the same "
+                "neighbours; fit them one by one, or use gp.Sparse()."
+            )
+        order, near, around = nearest(np.asarray(kernels.columns(X), float), seen[:, 0], self.neighbours)
         return dataclasses.replace(self, order=jnp.asarray(order), near=jnp.asarray(near), around=jnp.asarray(around))
 
     def distribution(self, kernel: Any, X: Any, noise_scale: Any, loc: Any) -> "VecchiaProcess":
@@ -262,6 +272,17 @@ class VecchiaProcess(Process):
         zero = jnp.zeros(X_new.shape[:1], r.dtype)
         e, F = self._given(r, X_new, zero, self.fresh_noise_at(X_new), self._nearest(r, X_new))
         return dist.Normal(self.mean_at(X_new) - e, jnp.sqrt(F), validate_args=False).to_event(1)
+
+    def forecast(self, y: Num[ArrayLike, " n"], horizon: int, X_new: Any = None) -> dist.Distribution:
+        """Not to be had: a forecast is of paths, and new places are predicted one at a time.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "gp.Vecchia predicts one place at a time, so it draws no paths into the future; use predict(X_new), or "
+            "gp.Exact(), gp.Markov() or gp.Sparse(), which forecast."
+        )
 
     def _nearest(self, r: Array, X_new: Array) -> Int[Array, "k m"]:
         """The nearest observed inputs of each new one, distances in units of the spread of each column."""

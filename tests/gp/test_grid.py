@@ -131,6 +131,20 @@ def test_a_model_finds_its_grid():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("solver", [pk.gp.Grid(), pk.gp.Vecchia(9)], ids=["grid", "neighbours"])
+def test_many_series_and_draws_before_the_data(solver):
+    key, y = jax.random.key(0), np.asarray(Y[:20]).reshape(10, 2).copy()
+    y[4] = np.nan
+    if isinstance(solver, pk.gp.Grid):  # the most points without a value of any series
+        y[5:7, 0] = np.nan
+    model = lambda solver: pk.GP(pk.Matern52(2.0, 1.0), 0.4, 0.0, solver)
+    found, want = (pk.fit(model(s), y, key=key, progress=False) for s in (solver, pk.gp.Exact()))
+    assert_allclose(found.predict().mean, want.predict().mean, rtol=1e-6)
+    drawn = pk.prior_predictive(model(solver), length=6, draws=5, key=key).draws
+    assert drawn.shape == (1, 5, 6) and np.all(np.isfinite(drawn))
+
+
+@pytest.mark.once
 def test_border():
     fit = lambda kernel, X, y=Y, **of: pk.fit(
         pk.GP(kernel, 0.4, 0.0, pk.gp.Grid(**of)), y, X, key=jax.random.key(0), method=pk.MAP()
@@ -141,6 +155,8 @@ def test_border():
         fit(pk.RBF(1.0, 1.0), X.at[0].set(X[1]))
     with pytest.raises(ValueError, match="which is no grid"):
         fit(pk.RBF(1.0, 1.0), jnp.asarray(RNG.normal(size=(300, 3))), jnp.ones(300))
+    with pytest.raises(ValueError, match=r"9900 of 10000 points .*gp\.Vecchia\(\) or gp\.Sparse\(\)"):
+        fit(pk.RBF(1.0, 1.0), jnp.asarray(RNG.normal(size=(100, 2))), jnp.ones(100))
     with pytest.raises(ValueError, match="axes has 2 parts"):
         fit(pk.RBF(1.0, 1.0), X, axes=AXES[:2])
     with pytest.raises(ValueError, match=r"axes of gp\.Grid are not known"):

@@ -149,5 +149,9 @@ def test_border():
     with pytest.raises(ValueError, match="one for each is wanted"):
         law = law_of(U, 3)
         pk.gp.VecchiaProcess(law.kernel, X[:5], 0.1, 0.0, law.order, law.near, law.around)
+    with pytest.raises(TypeError, match=r"no paths into the future; use predict\(X_new\)"):
+        law_of(U, 3).forecast(Y, 2)
+    with pytest.raises(ValueError, match="missing values in different places"):
+        pk.fit(pk.GP(solver=pk.gp.Vecchia(3)), np.array([[1.0, 2], [np.nan, 3], [4, 5]]), key=jax.random.key(0))
     with pytest.raises(TypeError, match="draws no functions"):
         law_of(U, 3).representer(Y)
