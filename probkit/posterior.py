@@ -363,7 +363,10 @@ class Posterior:
             names = self.series_names()
             if names is None:
                 return np.asarray(labels), name
-            return np.array([f"{label}, {one}" for label in labels for one in names]), f"{name}, series"
+            import pandas as pd
+
+            told = pd.Index(labels).astype(str)  # dates without the nanoseconds of an array
+            return np.array([f"{label}, {one}" for label in told for one in names]), f"{name}, series"
         return np.arange(self.loo_terms.shape[-1]), "term"
 
     def series_names(self) -> np.ndarray | None:
