@@ -18,16 +18,20 @@ from probkit.math.linalg import matmul, safe_cholesky
 from probkit.model import Param, param
 
 
-def _inputs(y: Any, X: Any) -> Array:
+def inputs(y: Any, X: Any) -> Array:
+    """Inputs as columns, (n, D); the time index where there are none."""
     return kernels.columns(jnp.arange(y.shape[0], dtype=y.dtype) if X is None else X)
 
 
-def _greedy(self: "Sparse", y: Any, X: Any) -> Array:
-    """Inducing points in the units of X, (count, D): lengthscales of the default priors' middle."""
-    X = _inputs(y, X)
+def inducing_points(X: Float[Array, "n D"], count: int) -> Float[Array, "count D"]:
+    """Inducing points in the units of X, chosen greedily: lengthscales of the default priors' middle."""
     span = jnp.max(X, 0) - jnp.min(X, 0)
     scale = jnp.where(span > 0, span, 1.0) * (X.shape[1] ** 0.5 / 4)
-    return X[lowrank.greedy_points(kernels.centred(X) / scale, min(self.count, X.shape[0]))]
+    return X[lowrank.greedy_points(kernels.centred(X) / scale, min(count, X.shape[0]))]
+
+
+def _greedy(self: "Sparse", y: Any, X: Any) -> Array:
+    return inducing_points(inputs(y, X), self.count)
 
 
 class Sparse(eqx.Module):
@@ -63,12 +67,12 @@ class Sparse(eqx.Module):
 
 
 def _middle(self: "HSGP", y: Any, X: Any) -> Array:
-    X = _inputs(y, X)
+    X = inputs(y, X)
     return 0.5 * (jnp.max(X, 0) + jnp.min(X, 0))
 
 
 def _half(self: "HSGP", y: Any, X: Any) -> Array:
-    X = _inputs(y, X)
+    X = inputs(y, X)
     span = jnp.max(X, 0) - jnp.min(X, 0)
     return 0.5 * self.boundary * jnp.where(span > 0, span, 1.0)
 

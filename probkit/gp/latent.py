@@ -95,7 +95,7 @@ class LatentProcess(dist.Distribution):
         return observe(self.likelihood, k_y, self._mean_at(self.X) + matmul(e, L.T))
 
 
-def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
+def default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
     """In the units of y for a location; for a link, around the unit or an even chance."""
     if self.likelihood.is_location:
         return dist.Normal(priors.centre(y), priors.spread(y))
@@ -120,7 +120,7 @@ def _check(likelihood: Likelihood, y: Any) -> None:
     likelihood.check(y)
 
 
-def _kernel(kernel: Any, likelihood: Any) -> Any:
+def on_link(kernel: Any, likelihood: Any) -> Any:
     """The covariance; on the scale of a link a function moves by a few units, whatever y is."""
     kernel = Matern32() if kernel is None else kernel
     return kernel if getattr(likelihood, "is_location", True) else with_default(kernel, "scale", dist.HalfNormal(2.0))
@@ -157,12 +157,12 @@ class LatentGP(Model):
 
     kernel: Any
     likelihood: Likelihood
-    mean: Param = param(default=_default_mean)
+    mean: Param = param(default=default_mean)
 
     def __init__(self, kernel: Any = None, likelihood: Likelihood | None = None, mean: Any = None):
         self.likelihood = Bernoulli() if likelihood is None else likelihood
-        self.kernel = _kernel(kernel, self.likelihood)
-        self.mean = Default(_default_mean) if mean is None else mean
+        self.kernel = on_link(kernel, self.likelihood)
+        self.mean = Default(default_mean) if mean is None else mean
 
     def check_data(self, y: Any, X: Any) -> None:
         """Refuse observations that the likelihood cannot take, and covariances of slopes."""
@@ -195,15 +195,15 @@ class SampledGP(Model):
 
     kernel: Any
     likelihood: Likelihood
-    mean: Param = param(default=_default_mean)
+    mean: Param = param(default=default_mean)
     whitened: Param = param(support=constraints.real, default=0.0)
 
     def __init__(
         self, kernel: Any = None, likelihood: Likelihood | None = None, mean: Any = None, whitened: Any = None
     ):
         self.likelihood = Bernoulli() if likelihood is None else likelihood
-        self.kernel = _kernel(kernel, self.likelihood)
-        self.mean = Default(_default_mean) if mean is None else mean
+        self.kernel = on_link(kernel, self.likelihood)
+        self.mean = Default(default_mean) if mean is None else mean
         standard = Default(lambda self, y, X: dist.Normal(0.0, 1.0).expand(y.shape).to_event(1))
         self.whitened = standard if whitened is None else whitened
 

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp import kernels, laplace, lowrank
+from probkit.gp import laplace
 from probkit.gp import svgp_bound as bound
 from probkit.gp.covariance import Covariance, Product, Sum, with_default
-from probkit.gp.latent import check_kernel
+from probkit.gp.large import inducing_points, inputs
+from probkit.gp.latent import check_kernel, default_mean, on_link
 from probkit.gp.stationary_covariances import Matern32
 from probkit.infer.subsample import shuffled
 from probkit.likelihoods import Binomial, Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
@@ -183,31 +184,21 @@ def _filled(y: Array) -> Array:
     return jnp.where(jnp.isnan(y), jnp.nanmax(y), y)
 
 
-def _inputs(y: Any, X: Any) -> Array:
-    return kernels.columns(jnp.arange(y.shape[0], dtype=y.dtype) if X is None else X)
-
-
 def _greedy(self: "SVGP", y: Any, X: Any) -> Array:
-    """Inducing points in the units of X, (count, D): greedy among rows, a random part of very many."""
-    X = _inputs(y, X)
+    """Inducing points, greedy among rows; of very many, among a random part."""
+    X = inputs(y, X)
     n, most = X.shape[0], max(CHOICE, TIMES * self.count)
-    if n > most:
-        X = X[shuffled(jnp.arange(most), jax.random.key(0), n)]
-    span = jnp.max(X, 0) - jnp.min(X, 0)
-    scale = jnp.where(span > 0, span, 1.0) * (X.shape[1] ** 0.5 / 4)
-    return X[lowrank.greedy_points(kernels.centred(X) / scale, min(self.count, n))]
+    return inducing_points(X[shuffled(jnp.arange(most), jax.random.key(0), n)] if n > most else X, self.count)
 
 
 def _default_mean(self: "SVGP", y: Any, X: Any) -> dist.Distribution:
-    """In the units of y for a location; for a link, around the unit or an even chance; one for each column."""
-    columns, zero = self.likelihood.outputs, jnp.zeros((), y.dtype)
+    """As that of `LatentGP`, one for each column."""
     if isinstance(self.likelihood, HeteroscedasticGaussian):
+        zero = jnp.zeros((), y.dtype)
         centres, spreads = (priors.centre(y), zero), (priors.spread(y), zero + 1)
         return dist.Normal(jnp.stack(centres), jnp.stack(spreads)).to_event(1)
-    if self.likelihood.is_location:
-        return dist.Normal(priors.centre(y), priors.spread(y))
-    law = dist.Normal(zero, 1.5)
-    return law if columns == 1 else law.expand((columns,)).to_event(1)
+    law, columns = default_mean(self, y, X), self.likelihood.outputs
+    return law if columns == 1 or self.likelihood.is_location else law.expand((columns,)).to_event(1)
 
 
 class SVGP(Model):
@@ -377,5 +368,4 @@ def _kernel(kernel: Any, likelihood: Any) -> Any:
         return kernel, _of_log_noise(kernel)
     if isinstance(kernel, list | tuple):
         return tuple(free(one, 2.0) for one in kernel)
-    kernel = Matern32() if kernel is None else kernel
-    return kernel if getattr(likelihood, "is_location", True) else free(kernel, 2.0)
+    return on_link(kernel, likelihood)

@@ -67,11 +67,9 @@ def maximise(
     if np.any(P != 0):
         raise ValueError("A variance moves the law of the first state (a cycle, an autoregression): EM here is for "
                          "parts that start flat. Use pk.MLE().")  # fmt: skip
-    missing = int(np.sum(np.isnan(np.asarray(y))))
-    times = len(np.asarray(y))
-    held = (times - 1) * ((q != 0).sum(0) + (v != 0).sum(0)) + (times - missing) * (h != 0).reshape(-1, len(start)).any(
-        0
-    )
+    seen = ~np.isnan(np.asarray(y))
+    noisy = (h != 0).reshape(-1, len(start)).any(0)
+    held = (len(seen) - 1) * ((q != 0).sum(0) + (v != 0).sum(0)) + seen.sum() * noisy
     if np.any(held == 0):
         raise ValueError(f"start[{int(np.argmin(held))}] is the variance of no disturbance of the model.")
     return _run(build, jnp.asarray(y, start.dtype), start, jnp.asarray(held, start.dtype), steps)

@@ -144,8 +144,7 @@ class MultivariateStructural(SeveralSeries):
         if name not in self.correlations:
             raise KeyError(f"{name!r} is not among the correlated: {list(self.correlations)}.")
         partial = jnp.asarray(self.correlations[name])
-        size = round((1 + (1 + 8 * partial.shape[-1]) ** 0.5) / 2)
-        L = several.correlation_factor(partial, size)
+        L = several.correlation_factor(partial, several.series_of(partial))
         return L @ jnp.swapaxes(L, -1, -2)
 
     def check_data(self, y: Any, X: Any) -> None:
@@ -209,7 +208,7 @@ class MultivariateStructural(SeveralSeries):
         """How many series the parameters are of."""
         held = [self.obs_scale, *(getattr(self._parts[part], field) for _, part, field in self._scales)]
         sizes = {jnp.shape(x)[-1] for x in held if jnp.ndim(x)}
-        sizes |= {round((1 + (1 + 8 * jnp.shape(x)[-1]) ** 0.5) / 2) for x in self.correlations.values()}
+        sizes |= {several.series_of(x) for x in self.correlations.values()}
         if len(sizes) != 1:
             raise ValueError(
                 f"The parameters are of {sorted(sizes) or 'no'} series; one number is wanted: give obs_scale (series,)."

@@ -65,6 +65,11 @@ def partial_correlations(matrix: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def series_of(partial: Float[Array, "*batch partial"]) -> int:
+    """How many series partial correlations, p (p - 1) / 2 of them, are of."""
+    return round((1 + (1 + 8 * jnp.shape(partial)[-1]) ** 0.5) / 2)
+
+
 def loading_matrix(free: Float[Array, "*batch free"], series: int, factors: int) -> Float[Array, "*batch p k"]:
     """Loadings from their free entries, column by column: column j begins in row j, and is 0 above."""
     columns, at = [], 0
