@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+#: Products with the Hessian by which its rows are judged: norms to a sixth.
+PROBES = 20
+
 
 class Walk(NamedTuple):
     """A walker."""
@@ -56,15 +59,23 @@ def cycle(share: Float[Array, ""], explore: float) -> tuple[Float[Array, ""], Fl
     return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share, explore))), share >= explore
 
 
-def scales(square: Float[Array, " D"]) -> Float[Array, " D"]:
-    """Scale of each coordinate from the mean square of its gradient, ``(rms / mean rms)^-1/2``, within a factor of 10.
+def scales(product: Callable[[Array], Array], key: Array, like: Float[Array, " D"]) -> Float[Array, " D"]:
+    """Scale of each coordinate from its row of the Hessian, ``(r_i / mean r)^-1/2`` within a factor of 10.
+
+    ``r_i`` is the norm of row i, estimated by products with vectors of random signs: ``E (H v)_i² = r_i²``.
+
+    Args:
+        product: v -> H v.
+        key: a new-style key.
+        like: any point.
 
     References:
-        Wenzel et al. (2020), How good is the Bayes posterior in deep neural networks really?, appendix B.
+        Dauphin, de Vries and Bengio (2015), Equilibrated adaptive learning rates for non-convex optimization.
     """
-    rms = jnp.sqrt(square)
-    usual = jnp.mean(rms)
-    return jnp.clip(jnp.where(usual > 0, rms / jnp.where(usual > 0, usual, 1.0), 1.0), 0.01, 100.0) ** -0.5
+    square = lambda k: product(jax.random.rademacher(k, like.shape, like.dtype)) ** 2
+    norm = jnp.sqrt(jnp.mean(jax.lax.map(square, jax.random.split(key, PROBES)), axis=0))
+    usual = jnp.mean(norm)
+    return jnp.clip(jnp.where(usual > 0, norm / jnp.where(usual > 0, usual, 1.0), 1.0), 0.01, 100.0) ** -0.5
 
 
 def walker(x: Float[Array, " D"]) -> Walk:

@@ -79,7 +79,17 @@ def test_a_cycle_falls_and_stays():
     assert np.array_equal(sampling, np.linspace(0, 0.99, 12) >= 0.5)
 
 
-def test_scales_are_finite_and_free_of_units():
-    square = jnp.array([0.0, 1.0, 4.0, 1e-30])
-    assert np.allclose(langevin.scales(square), langevin.scales(square * 100), rtol=1e-6)
-    assert np.all(np.isfinite(langevin.scales(jnp.zeros(3))))
+def test_scales_are_those_of_the_rows_free_of_units():
+    curvature = jnp.array([1.0, 4.0, 16.0, 1e-30])
+    found = lambda H: langevin.scales(lambda v: H * v, jax.random.key(0), curvature)
+    assert np.allclose(found(curvature)[:3], found(curvature)[0] / np.array([1.0, 2.0, 4.0]), rtol=1e-5)
+    assert np.allclose(found(curvature), found(100 * curvature), rtol=1e-5)
+    assert np.all(np.isfinite(found(jnp.zeros(4))))
+
+
+def test_scales_of_a_dense_matrix_are_those_of_its_row_norms():
+    root = jax.random.normal(jax.random.key(1), (8, 8)) * jnp.geomspace(0.3, 3, 8)[:, None]
+    H = root @ root.T
+    found = jax.vmap(lambda k: langevin.scales(lambda v: H @ v, k, H[0]))(jax.random.split(jax.random.key(2), 50))
+    norm = jnp.linalg.norm(H, axis=1)
+    assert np.allclose(found.mean(0), (norm / norm.mean()) ** -0.5, rtol=0.1)

@@ -22,8 +22,8 @@ from probkit.report import Report, Seconds, timed
 
 #: Share by which the noise of minibatches may raise the temperature in the stiffest direction.
 HEAT = 0.1
-#: Products with the Hessian by which its largest eigenvalue is found, and updates by which gradients are judged.
-POWER, JUDGED = 30, 50
+#: Products with the Hessian by which its largest eigenvalue is found.
+POWER = 30
 #: How the chains start.
 FOUR = Ensemble(members=4)
 
@@ -57,20 +57,21 @@ class Course(NamedTuple):
 
 @eqx.filter_jit
 def prepare(target: Target, members: Member, course: Course) -> Gear:
-    """Scales from the gradients of minibatches at the mode, and step sizes from the stiffest direction there."""
+    """Scales from the rows of the Hessian at the mode, and step sizes from the stiffest direction there."""
     n = target.args[0].shape[0]
 
     def one(member: Member) -> Gear:
-        slope = lambda i: gradient(target, member, member.best, i, course.training) ** 2
-        s = scales(jnp.mean(jax.lax.map(slope, jnp.arange(JUDGED)), axis=0))
-        density = lambda z: -target.log_density(member.best + s * z)
+        slope = jax.grad(lambda u: -target.log_density(u))
+        product = lambda v: jax.jvp(slope, (member.best,), (v,))[1]
+        k_rows, k_power = jax.random.split(member.key)
+        s = scales(product, k_rows, member.best)
 
         def power(v: Array, _: None) -> tuple[Array, Array]:
-            Hv = jax.jvp(jax.grad(density), (jnp.zeros_like(v),), (v,))[1]
+            Hv = s * product(s * v)
             size = jnp.linalg.norm(Hv)
             return Hv / size, size
 
-        v = jax.random.normal(member.key, member.best.shape, member.best.dtype)
+        v = jax.random.normal(k_power, member.best.shape, member.best.dtype)
         stiffness = jax.lax.scan(power, v / jnp.linalg.norm(v), None, length=POWER)[1][-1]
         largest = 4 * course.step_size**2
         batch = min(course.training.batch, n)
@@ -115,10 +116,8 @@ def one_cycle(target: Target, members: Member, walks: Walk, gears: Gear, keys: A
 class SGHMC(Method):
     """Langevin dynamics with friction on minibatches, in cycles that explore and then sample.
 
-    Every chain starts from a net of ``training``. Coordinates are scaled by the gradients there, and the step size is
-    set by the stiffest direction, so that nothing has to be tuned to the units or the noise. Where updates take all
-    rows those gradients are only what training left of them: give ``training`` a ``batch_size``. ``momentum=0`` is
-    SGLD.
+    Every chain starts from a net of ``training``. Coordinates are scaled by the curvature there, and the step size is
+    set by the stiffest direction, so that nothing has to be tuned to the units or the noise. ``momentum=0`` is SGLD.
 
     Steps are not corrected: the law is right up to the step size, the noise of minibatches (kept below a tenth of the
     temperature in the stiffest direction, which makes small batches slow), and chains hardly change modes. So the draws
