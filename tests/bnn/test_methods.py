@@ -112,7 +112,8 @@ def test_a_run_cut_off_and_resumed_is_equal_to_the_bit(name, tmp_path, monkeypat
 
 def test_a_checkpoint_is_of_one_run_and_refuses_damage(tmp_path):
     state = (jnp.arange(3.0), jax.random.key(3))
-    one, other = (Checkpoint(tmp_path, "a", None, jax.random.key(i), jnp.ones(2)) for i in (0, 1))
+    method = pk.bnn.Ensemble(checkpoint=str(tmp_path))
+    one, other = (Checkpoint(method, None, jax.random.key(i), jnp.ones(2)) for i in (0, 1))
     one.save(state)
     found = one.resume((jnp.zeros(3), jax.random.key(0)))
     assert np.array_equal(found[0], state[0])

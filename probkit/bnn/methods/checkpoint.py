@@ -1,5 +1,6 @@
 """Checkpoints: the state of a training in one file, from which a run that was cut off goes on, equal to the bit."""
 
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -22,17 +23,21 @@ class Checkpoint:
     by their names: two lambdas of one name are the same run.
 
     Args:
-        folder: where the file stands, made if need be; None keeps nothing.
-        what: the method as written, without its folder.
+        method: an Ensemble, or a method that has one as its ``training``: its ``checkpoint`` is the folder, made if
+            need be; None keeps nothing.
         target: model and data.
-        inputs: the key and where the run starts.
+        inputs: the key, where the run starts, and what else it depends on.
     """
 
-    def __init__(self, folder: Any, what: str, target: Target, *inputs: Any) -> None:
+    def __init__(self, method: Any, target: Target, *inputs: Any) -> None:
         self.path: Path | None = None
+        training = getattr(method, "training", method)
+        folder = training.checkpoint
         if folder is None:
             return
-        digest = hashlib.sha256(what.encode())
+        without = dataclasses.replace(training, checkpoint=None)
+        method = without if training is method else dataclasses.replace(method, training=without)
+        digest = hashlib.sha256(repr(method).encode())
         plain = lambda text: re.sub(r" at 0x[0-9a-f]+", "", text).encode()  # addresses differ between processes
         digest.update(plain(str(jax.tree_util.tree_structure((target, inputs)))))
         for leaf in jax.tree_util.tree_leaves((target, inputs)):

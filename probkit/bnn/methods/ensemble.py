@@ -96,8 +96,7 @@ class Ensemble(Method):
     ) -> tuple[Member, Seconds]:
         """Train the members on a target that :func:`trainable` gave: to their modes, unless anchored."""
         options = self.options(target.args[0].shape[0])._replace(dropout=dropout, anchored=anchored)
-        what = f"{dataclasses.replace(self, checkpoint=None)!r} {dropout} {anchored}"
-        kept = Checkpoint(self.checkpoint, what, target, key, init)
+        kept = Checkpoint(self, target, key, init, dropout, anchored)
         members, seconds = timed(begin, target, jax.random.split(key, self.members), init, options)
         members = kept.resume(members)
         with bar(self.steps, progress, type(self).__name__) as shown:

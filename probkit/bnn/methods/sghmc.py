@@ -191,8 +191,7 @@ class SGHMC(Method):
         course = Course(
             self.steps, self.draws, float(self.explore), float(self.momentum), float(self.step_size), options
         )
-        what = repr(dataclasses.replace(self, training=dataclasses.replace(self.training, checkpoint=None)))
-        kept = Checkpoint(self.training.checkpoint, what, target, key, members.best)
+        kept = Checkpoint(self, target, key, members.best)
         gears, seconds = timed(prepare, target, members, course)
         u = members.best
         draws = jnp.zeros((self.cycles, len(u), self.draws, u.shape[1]), u.dtype)

@@ -117,8 +117,7 @@ class SWAG(Method):
         n = target.args[0].shape[0]
         batch = max(1, min(self.training.batch_size, n // 10))
         options = Training(0, batch, float(self.learning_rate), 0, -(-2 * n // batch), 1, constant=True)
-        what = repr(dataclasses.replace(self, training=dataclasses.replace(self.training, checkpoint=None)))
-        kept = Checkpoint(self.training.checkpoint, what, target, key, members.best)
+        kept = Checkpoint(self, target, key, members.best)
         u, zero = members.best, jnp.array(0)
         fresh = members._replace(
             u=u,
