@@ -11,7 +11,9 @@ formula as under any other gain,
 $$P \leftarrow (I - K z') P (I - K z')' + h K K',$$
 
 Joseph's form, written as two updates of rank one: it holds its digits in float32 where $z'Pz \gg h$. w counts as zero
-below $\epsilon^{2/3}$ of its length before the earlier entries were taken out of it, $\epsilon$ the precision.
+below $\epsilon^{2/3}$ of its length before the earlier entries were taken out of it, $\epsilon$ the precision. Where
+the first observations tell the flat states apart so ill that no digit would be left, as with many harmonics of a long
+season, delta has a large variance instead (`probkit.ssm.diffuse`); the value differs by some 1e-5.
 
 **The constant.** $-\frac12 \log 2\pi$ is counted for every observed entry, diffuse ones included, and a diffuse entry
 adds $-\frac12 \log F_\infty$: Durbin and Koopman's exact diffuse likelihood, as in statsmodels with
@@ -27,6 +29,7 @@ References:
     Koopman, S. J. and Shephard, N. (1992). Exact score for time series models in state space form. Biometrika 79, 823.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -35,6 +38,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probkit.ssm.diffuse import spend
 from probkit.ssm.recursions import Cumulants, Filtered, backward, flat_forms, forward, log_density, smoothed_mean
 from probkit.ssm.statespace import Start, StateSpace, System, as_system
 
@@ -92,8 +96,9 @@ def burned_log_likelihood(y: ArrayLike, model: StateSpace, start: Start) -> Floa
     """
     s = as_system(y, model, start)
     f, e = forward(s)
-    diffuse = jnp.any(f.w != 0, axis=-1)
-    return log_density(f._replace(F=jnp.where(diffuse, 1, f.F), w=jnp.zeros_like(f.w)), e.seen & ~diffuse)
+    size = jnp.sum(jnp.square(spend(e.seen, e.z, s.T, s.A, keep=False).w), axis=-1)
+    terms = jnp.where(size > 0, jnp.log(jnp.where(size > 0, size, 1)) + math.log(2 * math.pi), 0)
+    return log_density(f, e.seen) + 0.5 * jnp.sum(terms)
 
 
 class Moments(NamedTuple):
@@ -165,5 +170,5 @@ def _gradient(s: System, f: Filtered, b: Cumulants) -> System:
         V=0.5 * (outer(b.r, b.r) - b.N),
         a=r,
         P=0.5 * (outer(r, r) - N),
-        A=outer(r, b.delta[0]) + b.B[0],
+        A=outer(r, b.delta[0]) + b.B[0] + (outer(r, r) - N) @ s.A @ f.vague,
     )

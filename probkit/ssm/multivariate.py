@@ -19,7 +19,7 @@ from probkit.ssm.distribution import LinearGaussian
 from probkit.ssm.several_distribution import Correlations, Loadings, MultivariateSeries
 from probkit.ssm.several_model import SeveralSeries, noises
 from probkit.ssm.statespace import StateSpace
-from probkit.ssm.structural import Additive, Component, quiet
+from probkit.ssm.structural import Additive, Component, places, quiet
 
 #: The key of the observation noise among `correlations`.
 NOISE = "noise"
@@ -164,6 +164,14 @@ class MultivariateStructural(SeveralSeries):
                 raise ValueError(f"correlations[{name!r}] is not of the {p} series of y.")
         if NOISE in self.correlations:
             _check_sums(np.asarray(y, float))
+
+    def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
+        """Where a search for the mode should begin too: places that parts know of, for all series together."""
+        held = {f"{part}.{field}": getattr(self._parts[part], field) for _, part, field in self._scales}
+        shared = [site for site, one in held.items() if not isinstance(one, Default) and _shape(one) == ()]
+        whole = lambda site, value: jnp.median(value) if site in shared else value
+        found = places(self._parts, y)
+        return tuple({site: whole(site, value) for site, value in one.items()} for one in found)
 
     def series_sites(self) -> tuple[str, ...]:
         """Sites with an entry for each series, beside `obs_scale`."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import constraints, transforms
 
 from probkit import priors
@@ -234,26 +234,39 @@ class Cycle(Component):
         The likelihood may have a mode at damping 1 and one at every such peak, which others do not lead to.
         """
         damping = jnp.asarray(0.999, y.dtype)
-        scale = 0.3 * priors.spread(y) * jnp.sqrt(1 - damping**2)
+        scale = 0.3 * _spreads(y) * jnp.sqrt(1 - damping**2)
         return [{"period": one, "damping": damping, "scale": scale} for one in _peaks(y)]
 
     def block(self, X: Any, times: np.ndarray, fitted: int) -> components.Block:
         return components.cycle(jnp.square(self.scale), self.period, self.damping)
 
 
+def _spreads(y: Any) -> Array:
+    """The spread of y, () or (series,)."""
+    return jax.vmap(priors.spread, in_axes=1)(y) if y.ndim == 2 else priors.spread(y)
+
+
 def _peaks(y: Any, count: int = 3) -> list[Array]:
-    """Periods of the highest local peaks of the periodogram of y less a line, from 2 to half its length."""
+    """Periods of the highest local peaks of the periodogram of y less a line, from 2 to half its length.
+
+    Of several series, (time, series), the peaks of the sum of their periodograms, each in units of its spread.
+    """
     n = y.shape[0]
     if n < 12:
         return []
-    t, seen = np.linspace(-1, 1, n), ~jnp.isnan(y)
-    plain = jnp.where(seen, y - priors.centre(y), 0.0)
-    plain = plain - jnp.where(seen, t, 0.0) * (jnp.sum(plain * t) / jnp.sum(jnp.where(seen, t * t, 0.0)))
-    # 4 places for each frequency that n values tell apart.
-    power = jnp.abs(jnp.fft.rfft(plain, 4 * n)) ** 2
+    power = jnp.sum(jax.vmap(_power, in_axes=1)(y / _spreads(y)), axis=0) if y.ndim == 2 else _power(y)
     peak = (power[1:-1] > power[:-2]) & (power[1:-1] > power[2:]) & (np.arange(1, 2 * n) >= 8)
     _, places = jax.lax.top_k(jnp.where(peak, power[1:-1], -1.0), count)
     return list((4 * n / (places + 1)).astype(y.dtype))
+
+
+def _power(y: Float[Array, " n"]) -> Float[Array, " frequencies"]:
+    """The periodogram of y less a line, 4 places for each frequency that n values tell apart."""
+    n = y.shape[0]
+    t, seen = np.linspace(-1, 1, n), ~jnp.isnan(y)
+    plain = jnp.where(seen, y - priors.centre(y), 0.0)
+    plain = plain - jnp.where(seen, t, 0.0) * (jnp.sum(plain * t) / jnp.sum(jnp.where(seen, t * t, 0.0)))
+    return jnp.abs(jnp.fft.rfft(plain, 4 * n)) ** 2
 
 
 def _cycle_period(y: Any) -> dist.Distribution:

@@ -23,9 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from probkit.ssm.diffuse import UNROLL, negligible, settle, spend
 from probkit.ssm.statespace import Entries, Start, System, as_entries, split_by_time
-
-UNROLL = 4  # entries of one time that are worked off in line
 
 
 class Filtered(NamedTuple):
@@ -44,6 +43,8 @@ class Filtered(NamedTuple):
         w_inverse: w / w'w at diffuse entries, 0 elsewhere.
         unresolved: Projector on the directions of delta that no observation determines.
         next: The law of the state after the last time: a start for the future.
+        vague: Variance of delta where it was given one (`diffuse.settle`), else 0.
+        constant: What the log-likelihood then lacks.
     """
 
     a: Float[Array, "time m"]
@@ -58,6 +59,8 @@ class Filtered(NamedTuple):
     w_inverse: Float[Array, "time p k"]
     unresolved: Float[Array, "k k"]
     next: Start
+    vague: Float[Array, "k k"]
+    constant: Float[Array, ""]
 
 
 class Cumulants(NamedTuple):
@@ -100,36 +103,16 @@ class Cumulants(NamedTuple):
     B_shock: Float[Array, "time m k"]
 
 
-def negligible(part: Float[Array, "*batch k"], whole: Float[Array, "*batch k"]) -> Bool[Array, "*batch"]:
-    """Whether a projection of a vector is no more than its rounding errors."""
-    eps = jnp.finfo(part.dtype).eps
-    return jnp.sum(part * part, axis=-1) <= eps ** (4 / 3) * jnp.sum(whole * whole, axis=-1)
-
-
 def flat_forms(rows: Float[Array, "time i m"], A: Float[Array, "time m k"], U: Float[Array, "k k"]) -> Array:
     """Which linear forms of the states see a direction of A that is left in the range of the projector U."""
     largest = jnp.max(jnp.abs(A), axis=(1, 2), initial=0)[:, None, None]
     return ~negligible(rows @ A @ U, rows * largest)
 
 
-def _spend(seen, z, Phi, U, left):
-    """What an entry says about the flat directions: w, w / w'w, the gain, and the directions left."""
-    x = z @ Phi
-    w = U @ (U @ x)  # twice, for the digits that the first projection cancels
-    diffuse = seen & ~negligible(w, x)
-    w = jnp.where(diffuse, w, 0)
-    w_inverse = w / jnp.where(diffuse, w @ w, 1)
-    left = left - diffuse.astype(left.dtype)
-    return w, w_inverse, Phi @ w_inverse, jnp.where(left > 0, U - jnp.outer(w, w_inverse), 0), left
-
-
 def _update(state, entry):
     """One scalar entry: the state before it to the state after it."""
-    a, P, Phi, U, left = state
-    y, seen, z, h = entry
-    none = jnp.zeros(U.shape[:1], z.dtype)
-    skip = lambda *_: (none, none, jnp.zeros_like(a), U, left)
-    w, w_inverse, gain, U, left = _if_flat(Phi.shape[1], left > 0, _spend, skip, seen, z, Phi, U, left)
+    a, P = state
+    y, seen, z, h, w, gain = entry
     M = P @ z
     F, v = z @ M + h, jnp.where(seen, y - z @ a, 0)
     diffuse = jnp.any(w != 0)
@@ -139,29 +122,29 @@ def _update(state, entry):
     q = jnp.where(diffuse, M - K * F, 0)
     W = P - jnp.outer(K, M)
     P = W - jnp.outer(W @ z, K) + h * jnp.outer(K, K)
-    return (a + K * v, 0.5 * (P + P.T), Phi, U, left), (v, F, F_inverse, K, q, w, w_inverse)
+    return (a + K * v, 0.5 * (P + P.T)), (v, F, F_inverse, K, q)
 
 
 def forward(s: System) -> tuple[Filtered, Entries]:
     """The filter over checked arrays, and the entries that it ran over."""
     e = as_entries(s)
+    begun = settle(spend(e.seen, e.z, s.T, s.A), e.y, e.z, s.A)
+    spent, w = begun.spent, begun.spent.w
     fixed, moving = split_by_time(z=(e.z, 2), h=(e.h, 1), T=(s.T, 2), c=(s.c, 1), V=(s.V, 2))
-    k, p = s.A.shape[1], s.y.shape[1]
+    known = {"y": e.y, "seen": e.seen, "w": w, "gain": spent.gain}
 
     def step(state, now):
         m = {**fixed, **now}
-        entries = m["y"], m["seen"], m["z"], m["h"]
-        (a, P, Phi, U, left), found = lax.scan(_update, state, entries, unroll=min(p, UNROLL))
-        Phi = _if_flat(k, left > 0, jnp.matmul, lambda _, Phi: jnp.zeros_like(Phi), m["T"], Phi)
+        entries = m["y"], m["seen"], m["z"], m["h"], m["w"], m["gain"]
+        (a, P), found = lax.scan(_update, state, entries, unroll=min(s.y.shape[1], UNROLL))
         P = m["T"] @ P @ m["T"].T + m["V"]
-        return (m["T"] @ a + m["c"], 0.5 * (P + P.T), Phi, U, left), (state[:4], found)
+        return (m["T"] @ a + m["c"], 0.5 * (P + P.T)), (state, found)
 
-    initial = (s.a, s.P, s.A, jnp.eye(k, dtype=s.A.dtype), jnp.asarray(k, s.A.dtype))
-    last, (states, found) = lax.scan(step, initial, {"y": e.y, "seen": e.seen, **moving})
-    a, P, Phi, U = states
-    v, F, F_inverse, K, q, w, w_inverse = found
-    following = Start(last[0], last[1], last[2] @ last[3])
-    return Filtered(a, P, Phi @ U, v, F, F_inverse, K, q, w, w_inverse, last[3], following), e
+    last, ((a, P), (v, F, F_inverse, K, q)) = lax.scan(step, (s.a, s.P + begun.P), {**known, **moving})
+    size = jnp.sum(w * w, axis=-1, keepdims=True)
+    found = (v, F, F_inverse, K, q, w, w / jnp.where(size > 0, size, 1))
+    beyond = spent.unresolved, Start(*last, spent.left), begun.vague, begun.constant
+    return Filtered(a, P, jnp.asarray(spent.A), *found, *beyond), e
 
 
 def log_density(f: Filtered, seen: Bool[Array, "time p"]) -> Float[Array, ""]:
@@ -170,7 +153,7 @@ def log_density(f: Filtered, seen: Bool[Array, "time p"]) -> Float[Array, ""]:
     det = jnp.where(diffuse, jnp.sum(f.w * f.w, axis=-1), f.F)
     det = jnp.where(seen, det, 1)
     constant = math.log(2 * math.pi) * jnp.sum(seen, dtype=f.v.dtype)
-    value = -0.5 * (jnp.sum(jnp.log(det) + f.v * (f.v * f.F_inverse)) + constant)
+    value = f.constant - 0.5 * (jnp.sum(jnp.log(det) + f.v * (f.v * f.F_inverse)) + constant)
     return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
 

@@ -46,17 +46,10 @@ class Additive(Model):
 
     def starts(self, y: Any, X: Any) -> tuple[dict[str, Any], ...]:
         """Where a search for the mode should begin too: places that parts know of, the first of each together."""
-        alone = isinstance(self, Component)
-        known = {name: part.starts_of(y) for name, part in self.parts().items()}
-        count = max(map(len, known.values()), default=0)
-        return tuple(
-            {
-                field if alone else f"{name}.{field}": value
-                for name, places in known.items()
-                for field, value in (places[i] if i < len(places) else {}).items()
-            }
-            for i in range(count)
-        )
+        found = places(self.parts(), y)
+        if not isinstance(self, Component):
+            return found
+        return tuple({site.removeprefix(f"{self.name}."): value for site, value in one.items()} for one in found)
 
     def distribution(self, X: Any, length: int) -> dist.Distribution:
         """The distribution of y given the parameters of all parts."""
@@ -156,6 +149,20 @@ def future_of(model: Additive, n: int, horizon: int, X: Any, X_new: Any) -> comp
     )
 
 
+def places(parts: Mapping[str, "Component"], y: Any) -> tuple[dict[str, Any], ...]:
+    """Where a search for the mode should begin too: places that parts know of, the first of each together."""
+    known = {name: part.starts_of(y) for name, part in parts.items()}
+    count = max(map(len, known.values()), default=0)
+    return tuple(
+        {
+            f"{name}.{field}": value
+            for name, found in known.items()
+            for field, value in (found[i] if i < len(found) else {}).items()
+        }
+        for i in range(count)
+    )
+
+
 def quiet(model: Additive) -> dict[str, "Component"]:
     """The parts by name, each without noise of its own."""
     return {name: _silent(part) for name, part in model.parts().items()}
@@ -209,7 +216,10 @@ class Component(Additive):
         return {self.name: self}
 
     def starts_of(self, y: Any) -> list[dict[str, Any]]:
-        """Values of its fields at which a search for the mode should begin too."""
+        """Values of its fields at which a search for the mode should begin too; of y (time, series) for all series.
+
+        Those of `scales` then have one value for each series.
+        """
         return []
 
     def inner(self, block: components.Block) -> dict[str, Any]:

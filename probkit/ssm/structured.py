@@ -30,12 +30,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from probkit.ssm import smoother
+from probkit.ssm import diffuse, smoother
 from probkit.ssm.components import Structure, Transition
-from probkit.ssm.recursions import negligible
 from probkit.ssm.statespace import Start
-
-CHUNK = 16  # times that the pass over flat states takes or leaves together
 
 
 class Spent(NamedTuple):
@@ -46,16 +43,16 @@ class Spent(NamedTuple):
         size: $F_\infty = w'w$ there, 0 elsewhere.
         left: the flat directions after the last time.
         A: the flat directions before each time, if they were kept.
-        w: w, likewise.
-        unresolved: projector on the directions that no observation determines, likewise.
+        w: w.
+        unresolved: projector on the directions that no observation determines.
     """
 
     gain: Float[Array, "time m"]
     size: Float[Array, " time"]
     left: Float[Array, "m k"]
-    A: Float[Array, "time m k"] | None = None
-    w: Float[Array, "time k"] | None = None
-    unresolved: Float[Array, "k k"] | None = None
+    A: Float[Array, "time m k"] | None
+    w: Float[Array, "time k"]
+    unresolved: Float[Array, "k k"]
 
 
 class Errors(NamedTuple):
@@ -112,37 +109,22 @@ def spend_flat(seen: Bool[Array, " time"], s: Structure, keep: bool = False) -> 
         s: the model.
         keep: whether to keep the flat directions of every time, which smoothing needs.
     """
-    n, k, m, dtype = seen.shape[0], len(s.flat), s.q.shape[0], s.q.dtype
-    z = jnp.broadcast_to(s.z[..., np.array(s.flat, int)], (n, k))
+    z, _, unit = _flat_part(s)
+    return _placed(diffuse.spend(seen[:, None], z, s.flat_T, unit, keep), s)
 
-    def step(carry, now):
-        Phi, U, left = carry
-        seen, z = now
-        x = z @ Phi
-        w = U @ (U @ x)  # twice, for the digits that the first projection cancels
-        diffuse = seen & (left > 0) & ~negligible(w, x)
-        w = jnp.where(diffuse, w, 0)
-        size = w @ w
-        w_inverse = w / jnp.where(diffuse, size, 1)
-        left = left - diffuse.astype(dtype)
-        found = (Phi @ w_inverse, size, Phi @ U, w) if keep else (Phi @ w_inverse, size)
-        U = jnp.where(left > 0, U - jnp.outer(w, w_inverse), 0)
-        return (s.flat_T @ Phi, U, left), found
 
-    def some(carry, now):
-        shapes = [(k,), (), (k, k), (k,)][: 4 if keep else 2]
-        none = tuple(jnp.zeros((CHUNK, *shape), dtype) for shape in shapes)
-        return lax.cond(carry[2] > 0, lambda carry: lax.scan(step, carry, now), lambda carry: (carry, none), carry)
+def _flat_part(s: Structure) -> tuple[Array, Array, Array]:
+    """What y sees of the flat states, (time, 1, k) or (1, k), their places among all, (k, m), and k unit vectors."""
+    flat, dtype = np.array(s.flat, int), s.q.dtype
+    return s.z[..., None, flat], jnp.eye(s.q.shape[0], dtype=dtype)[flat], jnp.eye(len(flat), dtype=dtype)
 
-    start = jnp.eye(k, dtype=dtype), jnp.eye(k, dtype=dtype), jnp.asarray(k, dtype)
-    whole = n - n % CHUNK
-    chunks = tuple(x[:whole].reshape(whole // CHUNK, CHUNK, *x.shape[1:]) for x in (seen, z))
-    carry, found = lax.scan(some, start, chunks)
-    (Phi, U, left), rest = lax.scan(step, carry, (seen[whole:], z[whole:]))
-    gain, size, *more = (jnp.concatenate([a.reshape(whole, *b.shape[1:]), b]) for a, b in zip(found, rest, strict=True))
-    place = jnp.eye(m, dtype=dtype)[np.array(s.flat, int)]
-    kept = (jnp.einsum("km,tkl->tml", place, more[0]), more[1], U) if keep else ()
-    return Spent(gain @ place, size, place.T @ jnp.where(left > 0, Phi @ U, 0), *kept)
+
+def _placed(found: diffuse.Spent, s: Structure) -> Spent:
+    """The same in terms of all states."""
+    _, place, _ = _flat_part(s)
+    w = found.w[:, 0]
+    A = None if found.A is None else jnp.einsum("km,tkl->tml", place, found.A)
+    return Spent(found.gain[:, 0] @ place, jnp.sum(w * w, axis=1), place.T @ found.left, A, w, found.unresolved)
 
 
 class Settled(NamedTuple):
@@ -162,30 +144,20 @@ class Settled(NamedTuple):
 
 
 def settle(y: Float[Array, " time"], s: Structure, keep: bool = False) -> Settled:
-    r"""Exact diffuse, unless the first observations tell the flat states apart so ill that no digit would be left.
-
-    Forty harmonics of a week of hours are determined by the first forty hours, with gains of 1e9. There the flat states
-    start from a variance of $\kappa = (1000 \max |y|)^2$ (10 for float32), whose log-likelihood is that of the flat
-    start less $\tfrac k2 \log \kappa$, up to $|\delta|^2 / 2 \kappa$.
+    r"""Exact diffuse, or vague where that would leave no digits (`probkit.ssm.diffuse`).
 
     Args:
         y: observations, NaN where missing.
         s: the model.
         keep: as in `spend_flat`.
     """
-    spent = spend_flat(~jnp.isnan(y), s, keep)
-    if not s.flat:
-        return Settled(spent, s, jnp.zeros((), s.q.dtype), s.start())
-    most, wide = (1e5, 1e6) if s.q.dtype == jnp.float64 else (1e2, 1e2)
-    ill = jnp.max(jnp.abs(spent.gain), initial=0) > most
-    size = lax.stop_gradient(jnp.nanmax(jnp.abs(y - s.d)))
-    kappa = wide * jnp.where(size > 0, size * size, 1)
-    known = jax.tree.map(lambda x: jnp.where(ill, 0, x), spent)
-    vague = jnp.zeros_like(s.q).at[np.array(s.flat, int)].set(jnp.where(ill, kappa, 0))
-    constant = jnp.where(ill, 0.5 * jnp.sum(spent.size > 0) * jnp.log(kappa), 0)
-    s = dataclasses.replace(s, P=s.P + jnp.diag(vague))
+    seen, (z, place, unit) = ~jnp.isnan(y)[:, None], _flat_part(s)
+    known = jnp.where(seen, (y - s.d)[:, None], 0)
+    begun = diffuse.settle(diffuse.spend(seen, z, s.flat_T, unit, keep), known, z, unit)
+    ill = jnp.any(begun.vague != 0)
+    s = dataclasses.replace(s, P=s.P + place.T @ begun.P @ place)
     a, P, A = s.start()
-    return Settled(known, s, constant, Start(a, P, jnp.where(ill, 0, A)))
+    return Settled(_placed(begun.spent, s), s, begun.constant, Start(a, P, jnp.where(ill, 0, A)))
 
 
 def run_forward(y: Float[Array, " time"], s: Structure, spent: Spent, keep: bool = False) -> tuple[Errors, Start]:

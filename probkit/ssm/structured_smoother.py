@@ -48,8 +48,7 @@ def smooth_forms(key: Array, y: Float[Array, " time"], s: Structure, rows: Float
     states, imagined = simulate(key, s, y.shape[0])
     missed = _mean_alone(y - imagined, f, spent, s, rows)
     draw = jnp.einsum("tcm,tm->tc", rows, states) + missed
-    A, _, unresolved = _kept(spent)
-    lost = flat_forms(rows, A, unresolved)
+    lost = flat_forms(rows, _kept(spent), spent.unresolved)
     return Forms(
         jnp.where(lost, jnp.nan, mean),
         jnp.where(lost, jnp.inf, jnp.maximum(variance, 0)),
@@ -57,15 +56,15 @@ def smooth_forms(key: Array, y: Float[Array, " time"], s: Structure, rows: Float
     )
 
 
-def _kept(spent: Spent) -> tuple[Array, Array, Array]:
-    """A, w and the projector on what is left, which were kept for the smoother."""
-    if spent.A is None or spent.w is None or spent.unresolved is None:
+def _kept(spent: Spent) -> Array:
+    """A, which was kept for the smoother."""
+    if spent.A is None:
         raise ValueError("The flat directions were not kept: call spend_flat(..., keep=True).")
-    return spent.A, spent.w, spent.unresolved
+    return spent.A
 
 
 def _inputs(f: Errors, spent: Spent, s: Structure, rows: Array) -> dict[str, Array]:
-    (A, w, _), diffuse = _kept(spent), spent.size > 0
+    A, w, diffuse = _kept(spent), spent.w, spent.size > 0
     z = jnp.broadcast_to(s.z, f.K.shape)
     M = jnp.einsum("tij,tj->ti", f.P, z)
     q = jnp.where(diffuse[:, None], M - f.K * f.F[:, None], 0)

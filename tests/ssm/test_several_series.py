@@ -253,6 +253,30 @@ def test_a_part_that_declares_no_scale_moves():
     assert_allclose(np.asarray(law.model.Q), 4 * np.eye(2))
 
 
+def test_searches_begin_at_waves_that_the_series_share():
+    """One wave of period 13 in two units, noise that hides it from a single series' highest peak."""
+    t, noise = np.arange(80), np.random.default_rng(3).normal(size=(80, 2))
+    y = jnp.asarray((np.sin(2 * np.pi * t / 13)[:, None] + 0.3 * noise) * [1.0, 1e4]).at[5, 0].set(jnp.nan)
+    parts = pk.LocalLevel() + pk.Cycle()
+    own, one = (pk.MultivariateStructural(m).starts(y, None) for m in (parts, pk.Cycle(scale=dist.HalfNormal(1.0))))
+    assert len(own) == len(one) == 3
+    assert abs(own[0]["cycle.period"] - 13) < 0.5 and own[0]["cycle.scale"].shape == (2,)
+    assert own[0]["cycle.scale"][1] > 1e3 * own[0]["cycle.scale"][0] and one[0]["cycle.scale"].shape == ()
+    assert pk.MultivariateStructural(pk.LocalLevel()).starts(y, None) == ()
+
+
+@pytest.mark.once
+@in_double
+def test_long_seasons_of_two_series_are_those_of_each():
+    """Forty-one flat states of each series, which the first times tell apart by gains of 1e9."""
+    y = jnp.asarray(np.random.default_rng(8).normal(size=(60, 2)).cumsum(axis=0)).at[3, 1].set(jnp.nan)
+    one = pk.LocalLevel(0.5) + pk.TrigonometricSeasonal(168, 20, 0.1)
+    whole = pk.MultivariateStructural(one, obs_scale=np.full(2, 0.7), correlations=())
+    alone = pk.Structural(one.parts(), 0.7)
+    found, each = jax.jit(lambda y: (whole.log_likelihood(y), [alone.log_likelihood(y[:, i]) for i in (0, 1)]))(y)
+    assert_allclose(found, sum(each), atol=1e-5)
+
+
 def test_sums_of_series_are_refused():
     y = np.random.default_rng(0).normal(size=(9, 2)).cumsum(axis=0)
     whole = np.column_stack([y, y.sum(axis=1), np.full(9, 2.0)])
@@ -314,6 +338,42 @@ def test_optimum_against_statsmodels(order, noise):
     sign = np.sign(at["loading.f1.y1"])
     found = ours.sites["loadings"][0, 0]
     assert_allclose(found, [sign * at[f"loading.f1.y{i}"] for i in range(1, 5)], rtol=1e-3)
+
+
+@pytest.mark.slow
+@in_double
+@pytest.mark.parametrize(("order", "noise"), [(1, 0), (2, 1)])
+def test_two_factors_against_statsmodels(order, noise):
+    """At given parameters: their model holds ours, with zeros above the diagonal and between the factors."""
+    from statsmodels.tsa.api import DynamicFactor
+
+    rng, p = np.random.default_rng(4), 4
+    y = rng.normal(size=(50, p)).cumsum(axis=0) / 5
+    y[:6, 1] = y[10:13, 0] = y[30] = np.nan
+    L = np.tril(rng.normal(size=(p, 2)) + np.eye(p, 2))
+    phi, rho = np.array([[0.7, -0.3], [0.4, 0.2]])[:, :order], np.array([0.5, -0.2, 0.3, 0.8])
+    scale = np.array([0.5, 0.7, 0.4, 0.9])
+    theirs = DynamicFactor(y, k_factors=2, factor_order=order, error_order=noise)
+    at = {f"loading.f{j + 1}.y{i + 1}": L[i, j] for i in range(p) for j in (0, 1)}
+    at |= {f"sigma2.y{i + 1}": scale[i] ** 2 for i in range(p)}
+    at |= {f"L{k + 1}.f{j + 1}.f{j + 1}": phi[j, k] for j in (0, 1) for k in range(order)}
+    at |= {f"L1.e(y{i + 1}).e(y{i + 1})": rho[i] for i in range(p)}
+    params = np.array([at.get(name, 0.0) for name in theirs.param_names])
+    assert np.sum(params != 0) == 7 + p + 2 * order + p * noise
+    expected = theirs.smooth(params)
+    model = pk.DynamicFactor(
+        2, order, noise, L, phi, scale, **({"noise_coefficients": rho} if noise else {}), intercept=np.zeros(p)
+    )
+    assert_allclose(model.log_likelihood(jnp.asarray(y)), expected.llf, rtol=1e-9)
+    parts = model.decompose(jnp.asarray(y), None, KEY)
+    for j in (0, 1):
+        mean, sd, _ = parts[f"factor_{j + 1}"]
+        assert_allclose(mean, expected.factors.smoothed[j], rtol=1e-6, atol=1e-8)
+        assert_allclose(sd**2, expected.factors.smoothed_cov[j, j], rtol=1e-6)
+    ahead = model.forecast(jnp.asarray(y), 5)
+    assert_allclose(ahead.mean, expected.forecast(5), rtol=1e-6)
+    covariance = np.asarray(expected.get_forecast(5).var_pred_mean).reshape(5, p, p)
+    assert_allclose(ahead.variance, np.diagonal(covariance, axis1=1, axis2=2), rtol=1e-6)
 
 
 @pytest.mark.slow
