@@ -14,6 +14,7 @@ from probkit.infer.batches import in_batches
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.target import Evaluation, Lanes, Target
 from probkit.math.optimise import Minimum, curvature, minimise, minimise_lanes, rounding
+from probkit.math.secant import minimise_from
 from probkit.model import Model
 from probkit.report import Report, Seconds, timed
 
@@ -53,7 +54,15 @@ def find_mode(
     points = start_points(target, key, count, init)
     # On a CPU one start after the other: each stops when it is done, and a lane costs what it would cost in a batch.
     each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
+    if target.dear():
+        return _best(minimise_from(negative, points, _units(target, key), each, steps))
     return _best(each(lambda u: minimise(negative, u, steps), points))
+
+
+def _units(target: Target, key: Array) -> Float[Array, " D"]:
+    """The power of ten next to a prior sd of each unconstrained coordinate; 1 where there is none to be had."""
+    spread = jnp.std(jax.vmap(target.prior_draw)(jax.random.split(key, 15)), axis=0)
+    return 10.0 ** jnp.round(jnp.log10(jnp.where(jnp.isfinite(spread) & (spread > 0), spread, 1.0)))
 
 
 def find_modes(

@@ -1,6 +1,8 @@
 """The target of every method: a log density over one flat unconstrained vector, for models and plain functions."""
 
 import functools
+import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from numpyro import handlers
 from probkit.infer.subsample import WholePlates
 from probkit.math.linalg import matmul
 from probkit.model import Model, fixed_value, plain_priors, resolve, with_defaults
+
+#: From so many multiplications in one factor on (100 rows), modes are sought by gradients.
+DEAR = 100**3
 
 
 class Evaluation(NamedTuple):
@@ -196,6 +201,14 @@ class Target(eqx.Module):
         """
         return _abstract(self).factorises
 
+    def dear(self) -> bool:
+        """Whether the density factorises large matrices: then a Hessian costs many times the gradient of each site.
+
+        A product of two large matrices for every direction is what second derivatives of a factor take, where a
+        gradient written by hand takes one inverse.
+        """
+        return _abstract(self).factor_work >= DEAR
+
     def each(self, fn: Callable, lanes: Any) -> Any:
         """``fn`` over a few lanes: together, or one after the other where batching does not pay."""
         if self.factorises() and jax.default_backend() == "cpu":
@@ -285,6 +298,7 @@ class _Known(NamedTuple):
     sites: tuple
     plain: frozenset[str]
     factorises: bool
+    factor_work: int
 
 
 def _abstract(target: Target) -> _Known:
@@ -314,7 +328,14 @@ def _abstract_run(treedef: Any, shapes: tuple) -> _Known:
     jaxpr = eqx.filter_make_jaxpr(run)(jax.tree_util.tree_unflatten(treedef, shapes))[0]
     text = str(jaxpr)
     dense = any(name in text for name in ("cholesky", "triangular_solve", "lu[", "eigh", "svd", "qr["))
-    return _Known(tuple(found.items()), frozenset(plain), dense)
+    return _Known(tuple(found.items()), frozenset(plain), dense, _factor_work(text))
+
+
+def _factor_work(jaxpr: str) -> int:
+    """Rows cubed, times the batch, of the largest Cholesky factor in a printed program."""
+    shapes = re.findall(r"f(?:32|64)\[([\d,]+)\] = cholesky", jaxpr)
+    sizes = [[int(size) for size in shape.split(",")] for shape in shapes]
+    return max((math.prod(shape) * shape[-1] for shape in sizes), default=0)
 
 
 def observed_terms(sites: dict[str, dict]) -> list[tuple[str, Array]]:
