@@ -58,7 +58,7 @@ def information_criteria(posterior: "Posterior") -> dict[str, float]:
 
 
 def _point_table(posterior: "Posterior") -> Any:
-    """Estimates and standard errors by component, with the information criteria below."""
+    """Estimates and standard errors by component, with the information criteria below; of a bound, the bound alone."""
     import pandas as pd
 
     rows: dict[str, tuple[float, float]] = {}
@@ -68,6 +68,7 @@ def _point_table(posterior: "Posterior") -> Any:
         for at in np.ndindex(value.shape):
             label = f"{name}[{', '.join(str(i + 1) for i in at)}]" if at else name
             rows[label] = (float(value[at]), float(np.asarray(error)[at]))
-    for name, value in information_criteria(posterior).items():
+    bound = posterior.report.elbo
+    for name, value in (information_criteria(posterior) if bound is None else {"elbo": bound}).items():
         rows[name] = (value, np.nan)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error"])

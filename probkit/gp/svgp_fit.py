@@ -20,6 +20,9 @@ from probkit.likelihoods import Binomial
 from probkit.model import is_place
 from probkit.report import Report, Seconds, timed
 
+#: Up to so many batches of rows, L-BFGS on all of them goes on after so many steps on batches.
+FINISHED, FIRST = 64, 1200
+
 
 @dataclasses.dataclass(frozen=True)
 class StochasticVI(Method):
@@ -27,16 +30,17 @@ class StochasticVI(Method):
 
     In every step the law of the inducing values goes a share of the way to where the batch would have it (a natural
     gradient step in its natural parameters), and Adam moves the hyperparameters uphill on the bound plus their log
-    prior density, in units of the prior's standard deviation. Their iterates are averaged over the last phase. At the
-    end the law is brought to its optimum for all rows, which for a normal likelihood is one pass and exact. Data of no
-    more than ``batch_size`` rows are not drawn from: L-BFGS goes to the mode, the law at its optimum at every step.
+    prior density, in units of the prior's standard deviation. Up to 64 batches of rows, this goes on for 1,200 steps;
+    then L-BFGS on all rows, batch by batch, goes to the mode, the law at its optimum at every step. Beyond that number
+    the iterates are averaged over the last phase. At the end the law is brought to its optimum for all rows, which for
+    a normal likelihood is one pass and exact. Data of no more than ``batch_size`` rows are not drawn from.
 
     The answer is a law of the function and one value of each hyperparameter, their mode under the bound: one draw, as
     from ``pk.MAP``. It does not target the posterior of the hyperparameters, so it is compared by ``pk.kfold``.
 
     Args:
         batch_size: rows in a step; fewer are taken whole.
-        max_steps: the most steps, in calls of 200.
+        max_steps: the most steps, in calls of 200; one on all rows counts as so many as there are batches.
         tolerance: largest error of the hyperparameters from optimisation, in prior sds (mostly of their logs).
         step_size: Adam's in the first phase.
         decay: factor of the step size from phase to phase.
@@ -102,7 +106,8 @@ class StochasticVI(Method):
         law = jax.tree_util.tree_map(jnp.asarray, solved.law)
         model = eqx.tree_at(lambda m: m.law, model, law, is_leaf=lambda x: x is None)
         report = self._report(problem, solved, trained, seconds)
-        return Outcome(values, stats, report, target=Target(model, args))
+        # A point: its standard errors are not known, and its likelihood is a bound.
+        return Outcome(values, stats, report, standard_errors={}, target=Target(model, args))
 
     def _train(self, problem: Problem, key: PRNGKeyArray, progress: bool) -> "_Trained":
         """The hyperparameters, as far as the steps go."""
@@ -115,27 +120,38 @@ class StochasticVI(Method):
             return self._by_descent(problem, place, law, progress)
         return self._by_phases(problem, key, progress)
 
-    def _by_descent(self, problem: Problem, place: Place, law: bound.InducingLaw, progress: bool) -> "_Trained":
-        """All rows at once: L-BFGS until the next step promises nothing."""
-        steps, done, stalled, seconds, solved = 0, False, 0, Seconds(), None
-        with bar(self.max_steps, progress, "StochasticVI") as shown:
-            while steps < self.max_steps and not done and stalled < 2:
+    def _by_descent(
+        self,
+        problem: Problem,
+        place: Place,
+        law: bound.InducingLaw,
+        progress: bool,
+        before: int = 0,
+        seconds: Seconds = Seconds(),
+    ) -> "_Trained":
+        """All rows: L-BFGS until the next step promises nothing, after so many steps and seconds on batches."""
+        steps, done, stalled, solved = 0, False, 0, None
+        parts = problem.parts().shape[0]
+        with bar(self.max_steps - before, progress, "StochasticVI") as shown:
+            while before + parts * steps < self.max_steps and not done and stalled < 2:
                 (place, solved, count, stopped), more = timed(descend, problem, place, law)
                 law, seconds, steps, done = solved.law, seconds + more, steps + int(count), bool(stopped)
                 # A stalled search begins once more without its memory; where nothing is finite it would stay so.
                 stalled += 0 if done or int(count) == DESCENT else 1 if np.isfinite(solved.elbo) else 2
-                shown.update(int(count))
-        told = f"Hyperparameters at their mode in {steps:,} steps of L-BFGS"
-        told = told if done else f"{steps:,} steps of L-BFGS did not reach the mode of the hyperparameters"
-        return _Trained(solved, done, told, steps, seconds)
+                shown.update(parts * int(count))
+        used = f"{before:,} steps on batches and {steps:,} of L-BFGS" if before else f"{steps:,} steps of L-BFGS"
+        told = f"Hyperparameters at their mode in {used}"
+        told = told if done else f"{used} did not reach the mode of the hyperparameters"
+        return _Trained(solved, done, told, before + parts * steps, seconds)
 
     def _by_phases(self, problem: Problem, key: PRNGKeyArray, progress: bool) -> "_Trained":
         """Minibatches, until the averages of the hyperparameters are known to the tolerance."""
         phases, steps = Phases(self.step_size, self.decay, self.tolerance), 0
         first, seconds = timed(begin, problem, key)
         state, least = first, problem.batch / problem.y.shape[0]
+        finish = problem.parts().shape[0] <= FINISHED
         with bar(self.max_steps, progress, "StochasticVI") as shown:
-            while steps < self.max_steps and not phases.done:
+            while steps < self.max_steps and not phases.done and not (finish and steps >= FIRST):
                 share = max(least, self.natural_step * phases.step_size / self.step_size)
                 options = (np.asarray(one, problem.y.dtype) for one in (phases.step_size, share))
                 (state, chunk), more = timed(advance, problem, state, *options)
@@ -144,6 +160,8 @@ class StochasticVI(Method):
                 seconds, steps = seconds + more, steps + UPDATES * BLOCKS
                 shown.update(UPDATES * BLOCKS)
                 shown.set_postfix_str(f"step size {phases.step_size:.1g}, bound {-float(chunk.loss[0, -1]):.4g} a row")
+        if finish and FIRST <= steps < self.max_steps and np.isfinite(chunk.loss).any():
+            return self._by_descent(problem, state.place, state.law, progress, steps, seconds)
         place = jax.tree_util.tree_map(lambda a: jnp.asarray(a[0]), phases.averaged())
         solved, more = timed(solve, problem, place, state.law)
         told = f"Hyperparameters to {phases.error:.2g} prior sds in {steps:,} steps"

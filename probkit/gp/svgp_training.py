@@ -92,6 +92,13 @@ class Problem(eqx.Module):
         epoch, place = jnp.divmod(step, n // self.batch)
         return shuffled(place * self.batch + jnp.arange(self.batch), jax.random.fold_in(key, epoch), n)
 
+    def parts(self) -> Int[Array, "parts size"]:
+        """All rows in parts of no more than a batch; in the last one some are n or above, and stand for none."""
+        n = self.y.shape[0]
+        count = -(-n // self.batch)
+        size = -(-n // count)
+        return jnp.arange(count * size).reshape(count, size)
+
 
 class Place(NamedTuple):
     """Where the training stands: hyperparameters and moves of inducing points, both in their units."""
@@ -148,16 +155,18 @@ def _optimiser(step_size: Any) -> optax.GradientTransformation:
 
 
 def evaluate_step(
-    problem: Problem, place: Place, law: bound.InducingLaw, index: Array, share: Array
+    problem: Problem, place: Place, law: bound.InducingLaw, index: Array, share: Array, weight: Array | None = None
 ) -> tuple[Array, Place, bound.InducingLaw]:
     """Minus the objective, in nats a row, its slope in the place, and the law after a natural gradient step.
 
     NaN, no slope and the law as it was where any of these is not finite.
 
-    The objective is the bound plus the log prior density; one set of features serves both gradients.
+    The objective is the bound plus the log prior density; one set of features serves both gradients. Rows count as
+    often as ``weight`` says, by default all alike, so that they stand for n.
     """
     n = problem.y.shape[0]
-    X, y, scale = problem.X[index], problem.y[index], n / index.shape[0]
+    X, y = problem.X[index], problem.y[index]
+    weight = jnp.full(y.shape, n / index.shape[0], y.dtype) if weight is None else weight
     q = bound.factors(law)
 
     def project(place: Place) -> tuple[tuple, tuple]:
@@ -175,14 +184,14 @@ def evaluate_step(
         return bound.expected_value(terms, *kind, eqx.combine(phi, rest), f, variance, y)
 
     each, pull = jax.vjp(value, phi, f, variance)
-    by_phi, slope, by_variance = pull(jnp.ones_like(each))
-    found = bound.Expected(each, slope, -2.0 * by_variance)
-    down = jax.tree_util.tree_map(lambda a: -scale / n * a, (slope, by_variance, by_phi))
+    by_phi, slope, by_variance = pull(weight)
+    weighed = bound.Expected(each, slope, -2.0 * by_variance)
+    down = jax.tree_util.tree_map(lambda a: -a / n, (slope, by_variance, by_phi))
     (gradient,) = back((*down, jnp.full((), -1.0 / n, log_prior.dtype)))
-    sums = bound.optimum(A, relative, found, jnp.full(y.shape, scale, y.dtype))
+    sums = bound.optimum(A, relative, weighed, jnp.ones_like(y))
     concave = problem.model.likelihood.log_concave
     new = bound.towards(law, sums, share) if concave else bound.within(law, q, sums, share)
-    loss = -(scale * jnp.sum(each) - q.divergence + log_prior) / n
+    loss = -(jnp.sum(weight * each) - q.divergence + log_prior) / n
     sound = _finite((gradient, new))
     loss = jnp.where(sound, loss, jnp.nan)  # no move, and no claim that none is needed
     gradient = jax.tree_util.tree_map(lambda g: jnp.where(sound, g, 0.0), gradient)
@@ -238,8 +247,8 @@ def settle(problem: Problem, place: Place, law: bound.InducingLaw, nats: float) 
     """Full natural gradient steps over all rows, each kept only if it raises the bound, until one gains ``nats``."""
     model, values, log_prior = problem.concrete(place)
     n = problem.y.shape[0]
-    size = min(n, problem.batch)
-    index = jnp.arange(-(-n // size) * size).reshape(-1, size)
+    index = problem.parts()
+    size = index.shape[1]
     kind = curvature(model.likelihood), is_quadratic(model.likelihood)
 
     def sweep(law: bound.InducingLaw) -> tuple[Array, bound.InducingLaw]:
@@ -307,6 +316,22 @@ class Descent(NamedTuple):
     steps: Int[Array, ""]
 
 
+def _whole_step(problem: Problem, place: Place, law: bound.InducingLaw) -> tuple[Array, Place]:
+    """The loss and its slope on all rows, part by part."""
+    n, parts, still = problem.y.shape[0], problem.parts(), jnp.zeros((), problem.y.dtype)
+    if len(parts) == 1:
+        return evaluate_step(problem, place, law, parts[0], still)[:2]
+
+    def add(total: tuple, index: Array) -> tuple[tuple, None]:
+        weight = jnp.where(index < n, len(parts), 0).astype(problem.y.dtype)
+        part = evaluate_step(problem, place, law, jnp.minimum(index, n - 1), still, weight)[:2]
+        return jax.tree_util.tree_map(jnp.add, total, part), None
+
+    start = jax.tree_util.tree_map(jnp.zeros_like, (still, place))
+    total, _ = jax.lax.scan(add, start, parts)
+    return jax.tree_util.tree_map(lambda a: a / len(parts), total)
+
+
 @eqx.filter_jit
 def descend(problem: Problem, place: Place, law: bound.InducingLaw) -> tuple[Place, Solved, Array, Array]:
     """Steps of L-BFGS on all rows, the law at its optimum at each; the place, the law, steps, and whether it is a mode.
@@ -325,7 +350,7 @@ def descend(problem: Problem, place: Place, law: bound.InducingLaw) -> tuple[Pla
 
     def evaluate(x: Array, law: bound.InducingLaw) -> tuple[Array, Array, Solved]:
         solved = jax.lax.stop_gradient(settle(problem, at(x), law, max(1e-3 * NATS, rough)))
-        loss, gradient, _ = evaluate_step(problem, at(x), solved.law, jnp.arange(n), jnp.zeros((), dtype))
+        loss, gradient = _whole_step(problem, at(x), solved.law)
         slope = n * ravel_pytree(gradient if problem.moves else gradient.z)[0]
         return jnp.where(jnp.isnan(loss), jnp.inf, n * loss), slope, solved
 

@@ -179,6 +179,9 @@ def test_counts_through_fit(counts, tmp_path):
     assert_allclose(np.log(found.mean), np.log(2 * np.exp(1.5 * np.sin(2 * new))), atol=0.6)
     with pytest.raises(TypeError, match="loo needs draws of the posterior"):
         counts.loo()
+    table = counts.summary()
+    assert list(table.columns) == ["estimate", "std_error"] and np.all(np.isnan(table["std_error"]))
+    assert table.index[-1] == "elbo" and "AIC" not in table.index and "kernel.scale" in table.index
     back = pk.load(pk.save(counts, tmp_path / "svgp"))
     assert_allclose(back.predict(new).means, found.means)
 
@@ -296,8 +299,8 @@ def test_minibatches_reach_what_all_rows_do(moves):
     model = pk.gp.SVGP(pk.Matern52(), count=25)
     whole = fit(model, y, x)
     parts = fit(model, y, x, method=StochasticVI(batch_size=128, max_steps=3000, learn_inducing=moves))
-    assert whole.report.converged
-    assert parts.report.log_density > whole.report.log_density - 2.0
+    assert whole.report.converged and parts.report.converged
+    assert parts.report.log_density > whole.report.log_density - tol(1e-3, 0.5)
     new = np.linspace(0, 10, 9)
     assert_allclose(parts.predict(new).mean, whole.predict(new).mean, atol=40.0)
 
