@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints, transforms
 
 from probkit import priors
-from probkit.model import Param, param
+from probkit.model import Default, Given, Param, param
 
 
 def noise_scale(y: Float[Array, " n"]) -> dist.Distribution:
@@ -289,6 +289,89 @@ class Categorical(Likelihood):
         largest = np.nanmax(np.asarray(y, float))
         if largest >= self.classes:
             raise ValueError(f"{name} holds {largest:g}; Categorical({self.classes}) takes 0 to {self.classes - 1}.")
+
+
+class Ordinal(Likelihood):
+    """``P(y <= c) = F(cutpoint_c - f)``: ordered classes 0, 1, ..., classes - 1, with F the logistic or normal law.
+
+    Args:
+        classes: how many there are.
+        cutpoints: where one class passes into the next, increasing, (classes - 1,). Default: normal first one and
+            log-normal gaps, around those that the shares of the classes have at f = 0.
+        link: ``"logit"`` (proportional odds) or ``"probit"``; static.
+
+    References:
+        McCullagh (1980), Regression models for ordinal data. Chu and Ghahramani (2005), Gaussian processes for ordinal
+        regression, JMLR 6.
+    """
+
+    discrete: ClassVar[str] = "classes"
+    classes: int = eqx.field(static=True)
+    cutpoints: Param = param(support=constraints.ordered_vector, default=lambda self, y, X: self._around(y))
+    link: str = eqx.field(static=True, default="logit")
+
+    def __check_init__(self) -> None:
+        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
+            raise ValueError(f"classes is {self.classes!r}; a whole number of at least 2 is wanted.")
+        if self.link not in ("logit", "probit"):
+            raise ValueError(f"link is {self.link!r}; 'logit' or 'probit' is wanted.")
+
+    def law(self, f: Float[Array, "n *outputs"]) -> dist.Distribution:
+        """Categorical with the probabilities between cutpoints."""
+        return Categories(self._log_probabilities(_column(f)))
+
+    def fisher(self, f: Float[Array, "n *outputs"]) -> Float[Array, "n 1 1"]:
+        """``sum_c p_c (d log p_c / df)²``."""
+        f = _column(f)
+        each, slope = jax.jvp(self._log_probabilities, (f,), (jnp.ones_like(f),))
+        return jnp.sum(jnp.exp(each) * slope**2, axis=-1)[:, None, None]
+
+    def marginal(self, f: Float[Array, "n *outputs"], covariance: Float[Array, "n 1 1"]) -> dist.Distribution:
+        """Cutpoints less f over ``sqrt(1 + v)`` for the probit, exact; over ``sqrt(1 + π v / 8)`` for the logit."""
+        share = 1.0 if self.link == "probit" else jnp.pi / 8
+        return Categories(self._log_probabilities(_column(f), jnp.sqrt(1 + share * covariance[:, 0, 0])))
+
+    def check(self, y: Any, name: str = "y") -> None:
+        """Observations are classes below ``classes``, and given cutpoints are as many as pass between them."""
+        super().check(y, name)
+        largest = np.nanmax(np.asarray(y, float))
+        if largest >= self.classes:
+            raise ValueError(f"{name} holds {largest:g}; Ordinal({self.classes}) takes 0 to {self.classes - 1}.")
+        held: Any = self.cutpoints
+        if isinstance(held, Default | Given):
+            return
+        shape = held.shape() if isinstance(held, dist.Distribution) else np.shape(held)
+        if shape != (self.classes - 1,):
+            raise ValueError(
+                f"cutpoints has shape {shape}; ({self.classes - 1},) is wanted for {self.classes} classes."
+            )
+
+    def _log_probabilities(self, f: Float[Array, " n"], width: Any = 1.0) -> Float[Array, "n classes"]:
+        ends = (jnp.asarray(self.cutpoints) - f[:, None]) / jnp.reshape(jnp.asarray(width, f.dtype), (-1, 1))
+        below = jax.nn.log_sigmoid if self.link == "logit" else jax.scipy.special.log_ndtr
+        between = _between_logits if self.link == "logit" else _between_probits
+        inside = between(ends[:, :-1], ends[:, 1:])
+        return jnp.concatenate([below(ends[:, :1]), inside, below(-ends[:, -1:])], axis=1)
+
+    def _around(self, y: Float[Array, " n"]) -> dist.Distribution:
+        counts = jnp.sum(y[:, None] == jnp.arange(self.classes), axis=0) + 0.5  # no class is impossible
+        below = (jnp.cumsum(counts)[:-1] / jnp.sum(counts)).astype(y.dtype)
+        ends = jax.scipy.special.logit(below) if self.link == "logit" else jax.scipy.special.ndtri(below)
+        centre = jnp.concatenate([ends[:1], jnp.log(jnp.diff(ends))])
+        return dist.TransformedDistribution(dist.Normal(centre, 1.0).to_event(1), transforms.OrderedTransform())
+
+
+def _between_logits(low: Array, high: Array) -> Array:
+    """``log(sigmoid(high) - sigmoid(low))``, without the difference."""
+    return jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + jnp.log(-jnp.expm1(low - high))
+
+
+def _between_probits(low: Array, high: Array) -> Array:
+    """``log(Phi(high) - Phi(low))``, in the tail where both are small."""
+    upper = low + high > 0
+    low, high = jnp.where(upper, -high, low), jnp.where(upper, -low, high)
+    most = jax.scipy.special.log_ndtr(high)
+    return most + jnp.log(-jnp.expm1(jax.scipy.special.log_ndtr(low) - most))
 
 
 #: Logs of rates, relative to the unit, stay within this: beyond lies the overflow of float32.

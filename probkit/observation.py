@@ -9,7 +9,15 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from probkit.likelihoods import Bernoulli, Categorical, Categories, Gaussian, HeteroscedasticGaussian, Likelihood
+from probkit.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Categories,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    Ordinal,
+)
 from probkit.math.cubature import normal_nodes
 
 #: Nodes of the Gauss-Hermite rule.
@@ -42,6 +50,10 @@ class Observation(dist.Distribution):
     def _over(self, fn: Any) -> Array:
         f, _ = self._nodes()
         return jax.vmap(lambda row: fn(self.likelihood.law(row)))(f)
+
+    def over(self, fn: Any) -> tuple[Array, Array]:
+        """``fn`` of the law at every node, (nodes, ...), and the weights of the nodes."""
+        return self._over(fn), jnp.exp(self._nodes()[1][:, 0])
 
     def log_prob(self, value: Array, intermediates: None = None) -> Array:
         """Log probability of each entry; ``value`` is (n,).
@@ -177,7 +189,7 @@ def predictive(likelihood: Likelihood, f: Array, variance: Array) -> dist.Distri
         law, (noise, w) = mixed.to_event(1), mixed.over(lambda one: one.variance)
         law.noise_variance = w @ noise
         return law
-    if isinstance(likelihood, Categorical):
+    if isinstance(likelihood, Categorical | Ordinal):
         each, w = mixed.over(lambda one: one.probs)
         law = Categories(jnp.log(jnp.maximum(jnp.tensordot(w, each, 1), jnp.finfo(f.dtype).tiny))).to_event(1)
         law.expected_entropy = w @ -jnp.sum(jax.scipy.special.xlogy(each, each), axis=-1)

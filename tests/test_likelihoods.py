@@ -6,6 +6,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from helpers import tol
+from scipy.stats import logistic, norm
 
 from probkit import likelihoods as lk
 from probkit.model import with_defaults
@@ -17,6 +18,8 @@ CONCRETE = {
     "StudentT": lk.StudentT(df=5.0, scale=0.7),
     "Bernoulli": lk.Bernoulli(),
     "Categorical": lk.Categorical(3),
+    "Ordinal, logit": lk.Ordinal(4, cutpoints=jnp.array([-1.0, 0.2, 0.9])),
+    "Ordinal, probit": lk.Ordinal(3, cutpoints=jnp.array([-0.5, 1.0]), link="probit"),
     "Poisson": lk.Poisson(unit=4.0),
     "NegativeBinomial": lk.NegativeBinomial(concentration=3.0, unit=4.0),
 }
@@ -53,8 +56,9 @@ def test_marginal_is_the_mean_over_a_normal_latent(name, latent):
     covariance = jnp.broadcast_to(0.3 * (jnp.eye(k) * 0.8 + 0.2), (5, k, k))
     law = likelihood.marginal(f, covariance)
     e = jax.random.normal(jax.random.key(3), (20_000, 5, k)) @ jnp.linalg.cholesky(covariance[0]).T
-    if name == "Categorical":
-        assert np.allclose(law.probs, jax.nn.softmax(f + e).mean(0), atol=0.02)
+    if likelihood.discrete == "classes" and name != "Bernoulli":
+        probabilities = jax.vmap(lambda e: likelihood.law(f + e).probs)(e)
+        assert np.allclose(law.probs, probabilities.mean(0), atol=0.02)
         return
     mean, variance = jax.vmap(lambda e: (likelihood.law(f + e).mean, likelihood.law(f + e).variance))(e)
     assert np.allclose(law.mean, mean.mean(0), atol=0.02, rtol=0.03)
@@ -140,3 +144,37 @@ def test_refusals(likelihood, y, message):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="classes is 1"):
         lk.Categorical(1)
+
+
+@pytest.mark.parametrize(("link", "cdf"), [("logit", logistic.cdf), ("probit", norm.cdf)])
+def test_ordered_classes_against_differences_of_the_law(link, cdf):
+    cutpoints, f = np.array([-1.5, -0.2, 0.1, 2.0]), np.linspace(-4, 4, 9)
+    found = lk.Ordinal(5, cutpoints=jnp.asarray(cutpoints), link=link).law(jnp.asarray(f))
+    below = np.concatenate([np.zeros((9, 1)), cdf(cutpoints - f[:, None]), np.ones((9, 1))], axis=1)
+    assert np.allclose(found.probs, np.diff(below), rtol=tol(1e-9, 1e-4), atol=1e-7)
+
+
+@pytest.mark.parametrize("link", ["logit", "probit"])
+def test_ordered_classes_far_out_are_finite_with_finite_slopes(link):
+    likelihood = lk.Ordinal(3, cutpoints=jnp.array([-1.0, -1.0 + 1e-4]), link=link)
+    f = jnp.array([-30.0, -1.0, 30.0])
+    along = lambda fn: lambda f: jax.jvp(fn, (f,), (jnp.ones(3),))[1]
+    for c in range(3):
+        term = lambda f, c=c: likelihood.law(f).log_prob(jnp.full(3, c))
+        assert np.all(np.isfinite(term(f))) and np.all(np.isfinite(along(term)(f)))
+        assert np.all(along(along(term))(f) < 1e-3)
+
+
+def test_ordered_classes_by_default_have_the_shares_of_the_data():
+    y = jnp.array([0.0] * 50 + [1.0] * 30 + [3.0] * 20 + [jnp.nan])
+    for link in ("logit", "probit"):
+        prior = with_defaults(lk.Ordinal(4, link=link), y, None).cutpoints
+        middle = dist.biject_to(prior.support)(prior.base_dist.base_dist.loc)
+        probabilities = lk.Ordinal(4, cutpoints=middle, link=link).law(jnp.zeros(1)).probs[0]
+        assert np.allclose(probabilities, np.array([50.5, 30.5, 0.5, 20.5]) / 102, atol=1e-5)
+    with pytest.raises(ValueError, match="Ordinal\\(3\\) takes 0 to 2"):
+        lk.Ordinal(3).check(y)
+    with pytest.raises(ValueError, match="cutpoints has shape"):
+        lk.Ordinal(4, cutpoints=[0.0, 1.0]).check(y)
+    with pytest.raises(ValueError, match="link is 'cloglog'"):
+        lk.Ordinal(4, link="cloglog")

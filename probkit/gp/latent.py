@@ -13,7 +13,7 @@ from probkit.gp import laplace
 from probkit.gp.covariance import with_default
 from probkit.gp.exact import condition_marginal
 from probkit.gp.stationary_covariances import Matern32
-from probkit.likelihoods import Bernoulli, Likelihood
+from probkit.likelihoods import Bernoulli, Likelihood, Ordinal
 from probkit.math.latent import observed_curvature
 from probkit.math.linalg import matmul, safe_cholesky
 from probkit.model import Default, Model, Param, param
@@ -95,8 +95,10 @@ class LatentProcess(dist.Distribution):
         return observe(self.likelihood, k_y, self._mean_at(self.X) + matmul(e, L.T))
 
 
-def default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
-    """In the units of y for a location; for a link, around the unit or an even chance."""
+def default_mean(self: Any, y: Any, X: Any) -> Any:
+    """In the units of y for a location; for a link, around the unit or an even chance; cutpoints have the place."""
+    if isinstance(self.likelihood, Ordinal):
+        return jnp.zeros((), y.dtype)
     if self.likelihood.is_location:
         return dist.Normal(priors.centre(y), priors.spread(y))
     return dist.Normal(jnp.zeros((), y.dtype), 1.5)
@@ -141,10 +143,10 @@ class LatentGP(Model):
     Args:
         kernel: a covariance. Default: ``Matern32()``. Scales left at their default are half-normal with scale 2 where
             the likelihood has a link (logits, log rates).
-        likelihood: one of :mod:`probkit.likelihoods` with one latent column: Bernoulli (the default), Poisson,
+        likelihood: one of :mod:`probkit.likelihoods` with one latent column: Bernoulli (the default), Ordinal, Poisson,
             NegativeBinomial, StudentT.
         mean: mean of f, a number, a prior or a callable pytree. Default: normal around 0 with scale 1.5 on a link; as
-            that of y for a location.
+            that of y for a location; 0 for Ordinal, whose cutpoints have the place.
 
     X is (n,) or (n, features); left out, it is the time index. NaN in y is missing.
 

@@ -11,7 +11,7 @@ from sklearn.gaussian_process import kernels as sk
 
 import probkit as pk
 from probkit.gp.latent import LatentProcess, Observation
-from probkit.likelihoods import Bernoulli, Gaussian, NegativeBinomial, Poisson, StudentT
+from probkit.likelihoods import Bernoulli, Gaussian, NegativeBinomial, Ordinal, Poisson, StudentT
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(np.sort(RNG.uniform(0, 4, 25)))
@@ -152,3 +152,38 @@ def test_border():
             pk.fit(model(pk.gp.Derivative(pk.RBF())), [0.0, 1.0], [[0.0, 0.0], [1.0, 0.0]], key=key)
     with pytest.raises(TypeError, match="latent columns"):
         pk.fit(pk.gp.LatentGP(likelihood=pk.likelihoods.Categorical(3)), [0.0, 2.0, 1.0], key=key)
+
+
+@pytest.mark.slow
+def test_two_ordered_classes_are_bernoulli():
+    kernel, y = pk.Matern52(0.8, 1.3), Y["bernoulli"]
+    new = jnp.linspace(-1, 5, 7)
+
+    @jax.jit
+    def figures(likelihood):
+        process = LatentProcess(kernel, X, likelihood, 0.2)
+        law = process.predict(y, new).base_dist
+        probability = law.probs[:, 1] if law.probs.ndim > 1 else law.probs
+        return process.log_prob(y), process.leave_one_out(y).log_prob(jnp.nan_to_num(y)), probability
+
+    for one, other in zip(figures(Ordinal(2, cutpoints=jnp.zeros(1))), figures(Bernoulli()), strict=True):
+        assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [(pk.gp.LatentGP, pk.MAP(starts=2)), (lambda **kw: pk.gp.SVGP(count=15, **kw), None)],
+    ids=["laplace", "svgp"],
+)
+def test_ordered_classes_through_fit(model, method):
+    rng = np.random.default_rng(5)
+    x = np.sort(rng.uniform(0, 6, 120))
+    y = np.digitize(2 * np.sin(x) + rng.logistic(size=120) * 0.7, [-1.0, 0.5, 1.5]).astype(float)
+    y[::17] = np.nan
+    posterior = pk.fit(model(likelihood=Ordinal(4)), y, x, key=jax.random.key(0), method=method, progress=False)
+    assert posterior.report.converged
+    assert np.all(np.diff(posterior.sites["likelihood.cutpoints"], axis=-1) > 0)
+    probabilities = posterior.predict(np.array([1.5, 4.5])).probabilities[0, 0]
+    assert probabilities.shape == (2, 4) and np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert probabilities[0, 2:].sum() > 0.6 and probabilities[1, :2].sum() > 0.8
