@@ -1,9 +1,12 @@
 """Exact Gaussian processes: value and gradient beside the textbook by autodiff, tinygp and scikit-learn, in one run.
 
-python benchmarks/gp.py [--sizes 500 2000] [--columns 8] [--line 100000] [--repeats 5]
+python benchmarks/gp.py [--sizes 500 2000] [--columns 8] [--line 100000] [--repeats 5] [--peers PYTHON]
 
 ARD squared exponential on --columns inputs, dense; then Matern-3/2 on a line of --line inputs, in O(n). Peers that are
-not installed are left out. Beside the times stands the memory that XLA plans, in matrices of n by n.
+not installed are left out; --peers names the Python of an environment that holds tinygp, GPJax, GPyTorch and celerite2.
+A ratio is the time of that row over ours. Beside the times stands the memory that XLA plans, in matrices of n by n
+(on the line in bytes over those of y); 0 where it is not known. celerite2's gradient stops at the numbers of its
+matrices.
 """
 
 import argparse
@@ -16,6 +19,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gp_peers import PEERS, ask
 from timing import load, median
 
 import probkit as pk
@@ -93,6 +97,19 @@ def sklearn_row(theta, X, y, repeats):
     return "scikit-learn", 0.0, run, value, np.concatenate([gradient[1:-1], 2 * gradient[[0, -1]]]), 0.0
 
 
+def peer_rows(python, kind, arguments, repeats):
+    """Peers in an environment of their own."""
+    arrays = dict(zip(("theta", "X", "y"), arguments, strict=True))
+    rows = []
+    for library in PEERS[kind] if python else ():
+        found = ask(python, kind, library, arrays, repeats=repeats)
+        if found is not None:
+            gradient = np.asarray(found["gradient"]) if found["gradient"] else None
+            planned = found["planned"] / (arguments[-1].nbytes * len(arguments[-1]))
+            rows.append((library, 0.0, found["seconds"], found["value"], gradient, planned))
+    return rows
+
+
 def table(title, rows):
     rows = [one for one in rows if one is not None]
     print(f"\n{title:34s} first, s        ms   ratio   log-likelihood  worst gradient  n x n")
@@ -107,6 +124,7 @@ def main():
     parser.add_argument("--columns", type=int, nargs="*", default=[8])
     parser.add_argument("--line", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", help="Python of the environment that holds the peers")
     options = parser.parse_args()
     print(load())
     for columns in options.columns:
@@ -120,8 +138,9 @@ def main():
                 row("value and gradient", jax.value_and_grad(ours), at, options.repeats),
                 row("value alone", ours, at, options.repeats),
                 row("autodiff through the Cholesky", jax.value_and_grad(through_cholesky), at, options.repeats),
-                row("tinygp", jax.value_and_grad(by_tinygp), at, options.repeats),
+                None if options.peers else row("tinygp", jax.value_and_grad(by_tinygp), at, options.repeats),
                 sklearn_row(theta, X, y, options.repeats),
+                *peer_rows(options.peers, "exact", at, options.repeats),
             ]
             table(f"ARD RBF, N = {size:,}, D = {columns}", rows)
     if options.line:
@@ -132,7 +151,8 @@ def main():
         rows = [
             row("value and gradient", jax.value_and_grad(line), at, options.repeats),
             row("value alone", line, at, options.repeats),
-            row("tinygp", jax.value_and_grad(line_by_tinygp), at, options.repeats),
+            None if options.peers else row("tinygp", jax.value_and_grad(line_by_tinygp), at, options.repeats),
+            *peer_rows(options.peers, "line", at, options.repeats),
         ]
         table(f"Matern-3/2, N = {options.line:,}, D = 1", rows)
 
