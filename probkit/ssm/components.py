@@ -5,7 +5,7 @@ little is left to do for T. **Seasons do not move at all**: with T the usual tra
 $\beta_t = T^{-t} \alpha_t$, so that $\beta_{t+1} = \beta_t + T^{-(t+1)} \eta_t$ and what y sees, $z_t' = z' T^t$, goes
 round instead. For harmonics, whose T is a rotation and whose disturbances are alike, that is a regression on sines and
 cosines with random-walk coefficients; for a dummy season z and the direction of the disturbance hold 0, 1 and -1 alone,
-and come back after a period. What is left has a T of ones, or of a diagonal and a few rows (`Transition`).
+and come back after a period. What is left has a T of ones, or of a diagonal and a few rows or ones (`Transition`).
 
 Flat states have constant transitions: no parameter moves a direction of which nothing is known (`Block.flat_T`).
 
@@ -14,7 +14,10 @@ References:
     Durbin, J. and Koopman, S. J. (2012). Time Series Analysis by State Space Methods, 2nd ed., ch. 3.
 """
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,39 +32,44 @@ FEW = 3  # rows of a transition that are worked off one by one
 
 
 class Transition(eqx.Module):
-    """A matrix: a diagonal, and long rows added to those numbered in `heads`.
+    """A matrix: a diagonal, long rows added to those numbered in `heads`, and single ones.
 
     Attributes:
         diagonal: (m,); None for ones.
         rows: each (m,).
         heads: the number of the row that each is added to.
+        links: (i, j) for a 1 added in row i and column j.
     """
 
     diagonal: ArrayLike | None = None
     rows: tuple[ArrayLike, ...] = ()
     heads: tuple[int, ...] = eqx.field(static=True, default=())
+    links: tuple[tuple[int, int], ...] = eqx.field(static=True, default=())
 
     def apply(self, X: Array) -> Array:
         """T X for X of shape (m,) or (m, n)."""
         column = _column(X)
         out = X if self.diagonal is None else column(self.diagonal) * X
-        unit = np.eye(X.shape[0])[list(self.heads)]
+        unit = np.eye(X.shape[0])
+        for i, j in self.links:
+            out = out + column(unit[i]) * X[j]
         if len(self.rows) > FEW:
-            return out + jnp.asarray(unit.T, X.dtype) @ (jnp.stack(self.rows) @ X)
-        for e, row in zip(unit, self.rows, strict=True):
-            out = out + column(e) * (row @ X)
+            return out + jnp.asarray(unit[list(self.heads)].T, X.dtype) @ (jnp.stack(self.rows) @ X)
+        for i, row in zip(self.heads, self.rows, strict=True):
+            out = out + column(unit[i]) * (row @ X)
         return out
 
     def moved(self, P: Float[Array, "m m"]) -> Float[Array, "m m"]:
         """T P T' for a symmetric P."""
         if len(self.rows) > FEW:
             return self.apply(self.apply(P).T)
-        d, e = self._scale(P), np.eye(P.shape[0])[list(self.heads)].astype(P.dtype)
-        G = [row @ P for row in self.rows]
+        d, e = self._scale(P), np.eye(P.shape[0]).astype(P.dtype)
+        forms: list[tuple[int, Callable]] = [(i, operator.itemgetter(j)) for i, j in self.links]
+        forms += [(i, partial(jnp.matmul, row)) for i, row in zip(self.heads, self.rows, strict=True)]
         out = _scaled(P, d)
-        for i, g in enumerate(G):
-            own = 0.5 * sum((self.rows[k] @ g) * e[k] for k in range(len(G)))
-            half = (g if d is None else d * g) + own
+        for i, form in forms:
+            g = form(P)
+            half = (g if d is None else d * g) + 0.5 * sum(other(g) * e[k] for k, other in forms)
             out = out + (e[i][:, None] * half[None, :] + half[:, None] * e[i][None, :])
         return out
 
@@ -69,17 +77,23 @@ class Transition(eqx.Module):
         """T' X for X of shape (m,) or (m, n)."""
         column = _column(X)
         out = X if self.diagonal is None else column(self.diagonal) * X
-        return out + sum(column(row) * X[i : i + 1] for i, row in zip(self.heads, self.rows, strict=True))
+        return out + sum(column(row) * X[i : i + 1] for i, row in self._all_rows(X))
 
     def moved_back(self, N: Float[Array, "m m"]) -> Float[Array, "m m"]:
         """T' N T for a symmetric N."""
-        d, rows = self._scale(N), [jnp.asarray(row, N.dtype) for row in self.rows]
+        d, rows = self._scale(N), self._all_rows(N)
         out = _scaled(N, d)
-        for i, row in zip(self.heads, rows, strict=True):
-            own = 0.5 * sum(N[i, k] * other for k, other in zip(self.heads, rows, strict=True))
+        for i, row in rows:
+            own = 0.5 * sum(N[i, k] * other for k, other in rows)
             half = (N[i] if d is None else d * N[i]) + own
             out = out + (row[:, None] * half[None, :] + half[:, None] * row[None, :])
         return out
+
+    def _all_rows(self, X: Array) -> list[tuple[int, Any]]:
+        """Each head and its row, links among them."""
+        unit = np.eye(X.shape[0]).astype(X.dtype)
+        rows = [(i, jnp.asarray(row, X.dtype)) for i, row in zip(self.heads, self.rows, strict=True)]
+        return [*((i, unit[j]) for i, j in self.links), *rows]
 
     def _scale(self, X: Array) -> Array | None:
         return None if self.diagonal is None else jnp.asarray(self.diagonal, X.dtype)
@@ -137,14 +151,13 @@ def trend(level_variance: ArrayLike, slope_variance: ArrayLike, damping: ArrayLi
 
     Both start flat; a damped slope ($\phi$ given, below 1) starts from its stationary law.
     """
-    q, up = jnp.stack([jnp.asarray(level_variance), jnp.asarray(slope_variance)]), np.array([0.0, 1.0])
-    z = np.array([1.0, 0.0])
+    q, z = jnp.stack([jnp.asarray(level_variance), jnp.asarray(slope_variance)]), np.array([1.0, 0.0])
     if damping is None:
-        T, flat_T = Transition(None, (up,), (0,)), np.array([[1.0, 1.0], [0.0, 1.0]])
+        T, flat_T = Transition(links=((0, 1),)), np.array([[1.0, 1.0], [0.0, 1.0]])
         return Block(z, T, q, np.zeros((2, 2)), flat_T, (True, True), has_level=True)
     phi = jnp.asarray(damping)
     P = jnp.diag(jnp.stack([jnp.zeros_like(phi), q[1] / ((1 - phi) * (1 + phi))]))
-    T = Transition(jnp.stack([jnp.ones_like(phi), phi]), (up,), (0,))
+    T = Transition(jnp.stack([jnp.ones_like(phi), phi]), links=((0, 1),))
     return Block(z, T, q, P, np.ones((1, 1)), (True, False), has_level=True)
 
 
@@ -318,11 +331,12 @@ def assemble(blocks: Sequence[Block], h: ArrayLike, dtype: type | jnp.dtype) -> 
     diagonal = [np.ones(len(block.flat)) if block.T.diagonal is None else block.T.diagonal for block in blocks]
     rows = tuple(padded(row, at) for block, at in pairs for row in block.T.rows)
     heads = tuple(at + i for block, at in pairs for i in block.T.heads)
+    links = tuple((at + i, at + j) for block, at in pairs for i, j in block.T.links)
     moving = [(block.v, block.g, at) for block, at in pairs if block.v is not None and block.g is not None]
     times = [np.shape(block.z)[0] for block in blocks if np.ndim(block.z) == 2]
     return Structure(
         z=joined([jnp.broadcast_to(cast(block.z), (*times[:1], len(block.flat))) for block in blocks]),
-        T=Transition(joined(diagonal) if scaled else None, rows, heads),
+        T=Transition(joined(diagonal) if scaled else None, rows, heads, links),
         q=joined([block.q for block in blocks]),
         v=jnp.stack([cast(v) for v, _, _ in moving]) if moving else jnp.zeros(0, dtype),
         g=jnp.stack([padded(g, at) for _, g, at in moving], axis=1) if moving else None,

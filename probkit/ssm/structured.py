@@ -81,7 +81,7 @@ class Scores(NamedTuple):
     Attributes:
         u: smoothing error.
         D: its variance.
-        D_scale: size of the terms that D was added up from.
+        D_scale: size of the terms that D was added up from, if it was wanted.
         q: derivative of the log-likelihood to the variances q of each time.
         v: the same for the variances v.
         first: score of the first state, and its variance.
@@ -92,7 +92,7 @@ class Scores(NamedTuple):
 
     u: Float[Array, " time"]
     D: Float[Array, " time"]
-    D_scale: Float[Array, " time"]
+    D_scale: Float[Array, " time"] | None
     q: Float[Array, "time m"]
     v: Float[Array, "time b"]
     first: tuple[Float[Array, " m"], Float[Array, "m m"]]
@@ -206,10 +206,13 @@ def times(P: Array, x: Array) -> Array:
 
 
 def joseph(P: Array, K: Array, M: Array, x: Array, c: Array) -> Array:
-    """(I - K x') P (I - K x')' + c K K' with M = P x, as two updates of rank one: what rounding adds to x'Px leaves."""
-    W = P - M[:, None] * K[None, :]
-    X = W + K[:, None] * (c * K - times(W, x))[None, :]
-    return 0.5 * (X + X.T)
+    """(I - K x') P (I - K x')' + c K K' with M = P x, as two updates of rank one: what rounding adds to x'Px leaves.
+
+    P is symmetric, so nothing is transposed: W and its transpose are worked out as they are read, never stored.
+    """
+    W, W_t = P - M[:, None] * K[None, :], P - K[:, None] * M[None, :]
+    d = c * K - times(W, x)
+    return 0.5 * (W + W_t + K[:, None] * d[None, :] + d[:, None] * K[None, :])
 
 
 def _moving_noise(v: Array, g: Array) -> Array:
@@ -217,8 +220,15 @@ def _moving_noise(v: Array, g: Array) -> Array:
     return sum(parts[1:], parts[0])
 
 
-def run_backward(f: Errors, s: Structure, keep: bool = False) -> Scores:
-    """The adjoint of the filter, from 0 after the last time; `keep` the scores of every state."""
+def run_backward(f: Errors, s: Structure, keep: bool = False, sizes: bool = False) -> Scores:
+    """The adjoint of the filter, from 0 after the last time.
+
+    Args:
+        f: what the filter found.
+        s: the model.
+        keep: whether to keep the scores of every state.
+        sizes: whether to find `D_scale`.
+    """
 
     def step(later, now):
         r, N = later
@@ -226,7 +236,7 @@ def run_backward(f: Errors, s: Structure, keep: bool = False) -> Scores:
         before, N_before = s.T.adjoint(r), s.T.moved_back(N)
         NK = times(N_before, K)
         u, D = now["error"] - K @ before, F_inverse + K @ NK
-        size = F_inverse + jnp.abs(K) @ times(jnp.abs(N_before), jnp.abs(K))
+        size = F_inverse + jnp.abs(K) @ times(jnp.abs(N_before), jnp.abs(K)) if sizes else None
         N_seen = joseph(N_before, z, NK, K, F_inverse)
         scores = before + z * u
         gv = 0.5 * ((now["g"] @ r) ** 2 - jnp.sum((now["g"] @ N) * now["g"], axis=-1)) if s.g is not None else s.v
@@ -269,8 +279,8 @@ def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Ar
     missing = jnp.isnan(y)
     spent, s, _, start = settle(y, s)
     f, _ = run_forward(y, s, spent)
-    b = run_backward(f, s)
-    D = jnp.where(100 * jnp.finfo(b.D.dtype).eps * b.D_scale >= b.D, jnp.nan, b.D)
+    b = run_backward(f, s, sizes=True)
+    D = jnp.where(100 * jnp.finfo(b.D.dtype).eps * jnp.asarray(b.D_scale) >= b.D, jnp.nan, b.D)
     gaps = lambda y: tuple(smoother.leave_one_out(y, s.matrices(), start))
     mean, variance = lax.cond(jnp.any(missing), gaps, lambda y: (y, y), y)
     return jnp.where(missing, mean, y - b.u / D), jnp.where(missing, variance, 1 / D)
