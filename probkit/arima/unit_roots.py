@@ -1,7 +1,7 @@
 r"""How often to difference: KPSS and Dickey-Fuller tests, the strength of the season, and the rule made of them.
 
-Host arithmetic on one series. The test of Osborn, Chui, Smith and Birchenhall is left out: R's `nsdiffs` has gone over
-to the strength of the season, which is used here, and the critical values are a simulated surface of R's own.
+Host arithmetic on one series. The rule goes by the strength of the season, as R's `nsdiffs` does by default; the test
+of a seasonal unit root is in `probkit.arima.seasonal_roots`.
 
 References:
     Kwiatkowski, D., Phillips, P. C. B., Schmidt, P. and Shin, Y. (1992). Testing the null hypothesis of stationarity
