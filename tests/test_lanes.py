@@ -142,7 +142,7 @@ def test_other_methods(method):
             found.loo()
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_lanes_together_find_what_lanes_in_turn_find(fitted, monkeypatch):
     """Elsewhere than on a CPU all lanes step at once; the same code runs here, told that this is elsewhere."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -58,6 +58,7 @@ def test_numpy_opens_the_file(saved):
         assert json.loads(archive["manifest"].tobytes())["format"] == store.FORMAT
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "model",
     [
@@ -167,6 +168,7 @@ def test_a_guide_made_by_a_function_is_refused(tmp_path):
         pk.save(held_by(made), tmp_path / "v")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "model",
     [

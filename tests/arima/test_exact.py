@@ -71,6 +71,7 @@ def everything(y, x, path):
     return value, gradient, hessian, exact.leave_one_out(y, split(x), x[3], AIRLINE), start, joint
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("y", SERIES, ids=["complete", "ends", "inside", "start", "both"])
 def test_dense_algebra_and_differences(y):
     path = jnp.asarray([1.0, -0.5, 2.0])

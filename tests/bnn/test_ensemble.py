@@ -93,6 +93,7 @@ def test_kfold_meets_a_mixture_of_laplaces(posterior):
     assert len(pk.compare(folds)) == 2
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_classes(classes):
     y = np.digitize(X[:, 0], np.linspace(-2, 2, classes + 1)[1:-1]).astype(float)

@@ -125,6 +125,7 @@ def test_diagonal_of_a_linear_net_by_hand():
     assert np.allclose(found.predict(NEW).epistemic, spread, rtol=tol(1e-6, 1e-3))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_classes_by_probit(classes):
     y = np.digitize(X[:, 0], np.quantile(X[:, 0], np.linspace(0, 1, classes + 1)[1:-1])).astype(float)

@@ -37,6 +37,7 @@ def posterior(request):
     return fit(METHODS[request.param])
 
 
+@pytest.mark.once
 def test_draws_predict_in_units(posterior):
     assert posterior.report.converged
     prediction = posterior.predict(X)
@@ -78,6 +79,7 @@ class Cut(Exception):
     """A run that is cut off."""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["ensemble", *(pytest.param(m, marks=pytest.mark.slow) for m in ("swag", "sghmc"))])
 def test_a_run_cut_off_and_resumed_is_equal_to_the_bit(name, tmp_path, monkeypatch):
     quick = dataclasses.replace(NETS, steps=100, validation=0.2)

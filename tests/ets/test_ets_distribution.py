@@ -179,6 +179,7 @@ def test_what_is_refused():
         law_of("ANN").forecast(jnp.asarray(Y), 3, jnp.ones((3, 1)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["AAdN", "MAM"])
 def test_student_t_errors(name):
     """Density by a plain sum over the one-step errors, spread by draws, a large df near the normal law, no shortcut."""
@@ -204,7 +205,7 @@ def test_student_t_errors(name):
         assert np.isinf(law_of(name, df=1.5).variance).all()
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_an_outlier_says_less_under_student_t_errors():
     y = np.array(pk.datasets.nile())
     y[40] += 3000

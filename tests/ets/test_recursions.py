@@ -131,6 +131,7 @@ def r_states(row):
     return form, w, States(p["l"], p.get("b", 0.0), s)
 
 
+@pytest.mark.once
 def test_r():
     """At R's parameters the concentrated log-likelihood is R's - (n/2)(log(2 pi / n) + 1), and the forecasts agree."""
     table = pd.read_csv(shared("reference/r_ets.csv"))

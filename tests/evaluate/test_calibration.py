@@ -97,6 +97,7 @@ def test_the_local_level_is_calibrated():
     assert_allclose(found.table()["mean"], 0.5, atol=4 / np.sqrt(12 * 200))
 
 
+@pytest.mark.once
 def test_a_broken_model_is_caught():
     found = calibrated(pk.Auto(draws=500, starts=2), 200, LOUD)
     assert not found.uniform() and "NOT uniform" in repr(found)
@@ -113,6 +114,7 @@ def test_the_envelope_plot(tmp_path):
     assert_allclose(curve, share - np.arange(1, 100) / 100, atol=1e-12)
 
 
+@pytest.mark.once
 def test_inputs_and_components():
     X = np.linspace(-1.0, 1.0, 12)
     model = Line(intercept=dist.Normal(0.0, 3.0), obs_scale=dist.LogNormal(0.0, 0.3))
@@ -123,6 +125,7 @@ def test_inputs_and_components():
         assert_array_equal(ranks, again.ranks[name])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [

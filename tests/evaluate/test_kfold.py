@@ -114,6 +114,7 @@ def test_fixed_parameters_by_brute_force(family, folds, gap):
         assert_array_equal(found.elpd_i["fold"], folds[place])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("solver", [pk.gp.Grid(), pk.gp.Vecchia(7)], ids=["grid", "neighbours"])
 def test_solvers_that_look_at_the_data_look_again_without_the_fold(solver):
     """In blocks, where masked entries would be the nearest neighbours."""
@@ -155,6 +156,7 @@ def conjugate(y, fold):
     return terms
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("folds", [3, 12], ids=["K=3", "K=n"])
 def test_the_conjugate_mean(folds):
     posterior, y = mean_only()
@@ -167,6 +169,7 @@ def test_the_conjugate_mean(folds):
         assert_allclose(found.elpd, posterior.loo().elpd, atol=0.1)
 
 
+@pytest.mark.once
 def test_default_priors_stay_those_of_the_whole_data():
     _, y = mean_only()
     folds = np.arange(12) // 4
@@ -195,6 +198,7 @@ def nile_by(method):
     return pk.fit(model, pk.datasets.nile(), key=KEY, method=method)
 
 
+@pytest.mark.once
 def test_the_nile_against_quadrature():
     """A ratio of evidences, log p(y_-F, y_i) - log p(y_-F)."""
     y = pk.datasets.nile().to_numpy(float)
@@ -213,6 +217,7 @@ def test_the_nile_against_quadrature():
 MLE = pk.MLE(starts=2)
 
 
+@pytest.mark.once
 def test_a_point_estimate_scores_what_it_predicts():
     y = pk.datasets.nile().to_numpy(float)
     found = pk.kfold(nile_by(MLE), BLOCKS, key=KEY)
@@ -243,6 +248,7 @@ def test_a_term_that_few_draws_carry_is_told():
     assert found.elpd_i["mcse"][5] > 0.1 > found.elpd_i["mcse"][0]
 
 
+@pytest.mark.once
 def test_a_refit_that_does_not_converge_is_told():
     _, y = mean_only()
     posterior = pk.fit(Line(), y, key=KEY, method=pk.MLE(starts=1, max_steps=1))

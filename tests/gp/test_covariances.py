@@ -65,6 +65,7 @@ def inputs(name):
     return (X[:, :1], X_NEW[:, :1]) if name == "periodic" else (X, X_NEW)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SHARED)
 def test_against_scikit_learn(name):
     ours, theirs, parameters = SHARED[name]
@@ -130,6 +131,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_is_a_covariance(name):
     kernel = OTHERS[name]

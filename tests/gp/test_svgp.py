@@ -53,6 +53,7 @@ def gaussian(m, scale=0.3):
     return pk.gp.SVGP(KERNEL, Gaussian(jnp.asarray(scale)), jnp.asarray(0.2), inducing=jnp.asarray(X[:: N // m]))
 
 
+@pytest.mark.once
 def test_at_its_optimum_the_bound_is_the_collapsed_one():
     @jax.jit
     def both(batch_of):
@@ -170,6 +171,7 @@ def counts():
     return fit(pk.gp.SVGP(pk.Matern52(0.8), Poisson(2.0), 0.0, count=12), y)
 
 
+@pytest.mark.once
 def test_counts_through_fit(counts, tmp_path):
     report = counts.report
     assert report.converged and report.elbo > -200

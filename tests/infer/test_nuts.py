@@ -113,6 +113,7 @@ def test_trouble_is_told():
     assert report.advice
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("draws", [1, 2, 5])
 def test_too_few_draws_to_judge_are_not_called_good(draws):
     report = nile_fit(dataclasses.replace(RAGGED, draws=draws)).report

@@ -131,7 +131,7 @@ def minibatch_fit():
     return pk.fit(logistic, args=(*logistic_data(), BATCH), key=KEY, method=SVI(), progress=False)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_minibatches_against_all_the_data():
     posterior = minibatch_fit()
     laplace = pk.fit(logistic, args=(*logistic_data(), None), key=KEY, method=pk.Laplace(), progress=False)
@@ -184,7 +184,7 @@ def two_modes():
     )
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_of_restarts_the_best_answers():
     posterior = pk.fit(two_modes, key=KEY, method=SVI(restarts=8, tolerance=0.1), progress=False)
     assert_allclose(posterior.sites["x"].mean(), 9.0, atol=0.2)

@@ -190,7 +190,7 @@ def test_in_many_dimensions_only_products_of_the_hessian_are_taken():
     assert_allclose(report.spread_ratio, np.sqrt(variance * (70 + 1 / 4)), rtol=0.1)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_what_is_told_when_it_does_not_end(nile):
     report = pk.fit(pk.LocalLevel(), nile, key=KEY, method=pk.VI(draws=20_000, max_steps=1)).report
     assert not report.converged and "ascent did not end" in report.reason and report.advice

@@ -168,6 +168,7 @@ def symmetric(gradient):
     return y, model._replace(H=half(model.H), Q=half(model.Q)), start._replace(P=half(start.P))
 
 
+@pytest.mark.once
 @every_case
 def test_gradient_of_every_part_is_that_of_autodiff(name):
     y, model, start = arrays(*case(name))
@@ -411,6 +412,7 @@ TAKEN = (
 )  # fmt: skip
 
 
+@pytest.mark.once
 def test_statsmodels():
     figures = json.loads(shared("reference/statsmodels_uc.json").read_text())
     entries = [entry for entry in figures["uc"] if entry["id"] in TAKEN]

@@ -124,6 +124,7 @@ def test_leave_one_out_and_smoother_are_the_dense_ones(gap, variances, start):
     assert_allclose(np.array(leave_one_out(y, *variances, start)).T, others, rtol=RTOL, atol=RTOL)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("gap", [GAPS["all kinds"], GAPS["none"]], ids=["gaps", "none"])
 @pytest.mark.parametrize("name", ["correlated", "theta 0.5"])
 @every_start

@@ -94,6 +94,7 @@ def dense_log_likelihood(y, S, H):
     return -0.5 * (len(v) * np.log(2 * np.pi) + det + r @ inverse @ r)
 
 
+@pytest.mark.once
 def test_correlated_and_common_levels_against_dense_algebra():
     y = Y / [1.0, 100.0] - [0.0, 100.0]
     (s, R), (h, K) = scales_and_correlation(S), scales_and_correlation(H)
@@ -175,6 +176,7 @@ def factor_covariance(phi, load, variance, rho, n):
     return np.kron(gamma[lag], np.outer(load, load)) + noise
 
 
+@pytest.mark.once
 def test_dynamic_factor_against_dense_algebra():
     load, variance, phi = np.array([1.0, 0.5, -0.7]), np.array([0.5, 0.3, 0.2]), np.array([[0.5, 0.3]])
     rho, c = np.array([0.4, -0.2, 0.0]), np.array([1.0, 2.0, 3.0])

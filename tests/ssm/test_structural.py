@@ -64,6 +64,7 @@ def agree(name):
 in_double = pytest.mark.skipif(tol(0, 1) == 1, reason="figures to six digits and more are for float64")
 
 
+@pytest.mark.once
 @in_double
 @pytest.mark.parametrize("name", SOME)
 def test_figures_of_statsmodels(name):
@@ -105,6 +106,7 @@ def gappy():
     return jnp.asarray(y)
 
 
+@pytest.mark.once
 def test_value_gradient_and_curvature_against_the_dense_filter(gappy):
     def ours(p):
         return structured.log_likelihood(gappy, sum_of_all(p))
@@ -124,6 +126,7 @@ def test_value_gradient_and_curvature_against_the_dense_filter(gappy):
         assert_allclose(a, b, rtol=tol(digits, 5e-3), atol=tol(digits, 5e-3) * np.abs(b).max())
 
 
+@pytest.mark.once
 @in_double  # seven flat states at once leave a float32 no digits of their first variances
 def test_smoothing_and_left_out_values_against_the_dense_filter(gappy):
     s = sum_of_all(jnp.asarray(POINT))

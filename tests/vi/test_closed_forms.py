@@ -103,6 +103,7 @@ def truth(p, q):
         return expectation(p, lambda x: f(x) - g(x))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_quadrature_over_a_batch(p, q):
     """Three values of p against three of q: the batches (3, 1) and (3,) broadcast."""

@@ -115,6 +115,7 @@ def noise_of(found):
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_at_the_posterior_the_elbo_is_the_evidence(problem):
     """Every weight is the evidence, whatever the draws; the gradients but that of the path are rounding."""
     params = tuple(map(jnp.asarray, problem.posterior))
@@ -159,6 +160,7 @@ def test_the_error_of_an_estimate_is_its_spread():
     assert_allclose(found.value.std(), np.sqrt(np.mean(found.error**2)), rtol=0.15)  # the sd of 1,000 errs by 2%
 
 
+@pytest.mark.once
 def test_bounds_grow_with_the_particles():
     problem = PROBLEMS["gp"]
 
@@ -285,6 +287,7 @@ def elbo_gradients():
     return {name: of(function) for name, function in ELBOS.items()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ELBOS)
 def test_elbo_gradients_are_unbiased(elbo_gradients, name):
     p = PROBLEMS["regression"]
@@ -333,6 +336,7 @@ def scalar_iwae_by_quadrature(params):
     return share @ (np.logaddexp(log_w[:, None], log_w) - np.log(2)) @ share
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("gradient", ["path", "doubly"])
 def test_iwae_gradients_are_unbiased_for_guide_and_model(gradient):
     at, h = np.array([0.3, -0.1, 0.8]), 1e-5
@@ -360,6 +364,7 @@ def test_doubly_is_the_formula_of_the_paper():
     assert_allclose(both, expected[1] + expected[2], rtol=tol(1e-9, 1e-4))
 
 
+@pytest.mark.once
 def test_noise_of_iwae_gradients():
     """Signal over noise of the guide's gradient: with more particles it falls for path and rises for doubly.
 
@@ -390,6 +395,7 @@ DISCRETE = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", DISCRETE)
 def test_score_gradients_of_discrete_latents(kind):
     """Against the sum over every state, by the guide and by a parameter of the model."""
@@ -512,6 +518,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.once
 def test_jit_is_eager_and_vmap_is_a_loop():
     """Of value and gradient, over guides and keys at once; the guide is built inside."""
     function = lambda loc, key: {
