@@ -1,7 +1,7 @@
 """Automatic exponential smoothing: every candidate fitted at once, chosen by AICc or averaged."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,13 @@ from probkit.ets.fitting import Fits
 from probkit.ets.model import ETS
 from probkit.ets.paths import paths
 from probkit.ets.recursions import Form
+from probkit.ets.search import Fitted, fit_all
 from probkit.selection import Selection, information_criterion, one_or_many
 
 #: Akaike weights below this count as none, so that few candidates have to be simulated.
 LEAST_WEIGHT = 0.01
 #: Lanes of which paths are drawn at once: more do not stay in a cache.
 PATHS = 128
-
-
-class _Fitted(NamedTuple):
-    """All candidates of one program: fits with axes (..., candidate, lane), and where in the season lanes begin."""
-
-    program: Form
-    forms: tuple[Form, ...]
-    fits: Fits
-    phase: np.ndarray
 
 
 def candidates(period: int, trend: str = "A") -> tuple[str, ...]:
@@ -63,6 +55,11 @@ def auto_ets(
     $\gamma/(1-\alpha) \sim B(1, 3)$, 0 at its mode: the highest likelihood follows noise, and forecasts worse.
     Forecasts carry the uncertainty of all parameters, which those of R's `ets` and statsforecast's `AutoETS` leave out.
 
+    Of many series, candidates that are far behind after a few evaluations go no further: the table holds what was found
+    of them, not converged. Of 200 monthly series of M3 six choose another form for it, or a local optimum, by at most
+    2.4 of AICc but for one with an outlier. With ``average=True`` more go on; on 300 quarterly and 300 yearly series
+    the average of forms forecasts better than the best or as well, and its intervals cover more.
+
     Args:
         y: one series (time,), or many: (time, lane) or a list of series; NaN is missing, late series begin with NaN.
         period: observations in a season; 1 for none.
@@ -94,27 +91,31 @@ def auto_ets(
     forms = _read(candidates, int(period))
     held = np.asarray(panel.y)
     powers = fitting.PRIOR if prior else (0.0, 0.0)
-    fitted = [_fit_all(panel.y, one, tuple(group), int(period), powers) for one, group in _grouped(forms).items()]
-    order = [form for one in fitted for form in one.forms]
+    groups = _grouped(forms)
+    order = [form for group in groups.values() for form in group]
+    count, k = np.sum(~np.isnan(held), axis=0), np.array([_parameters(form, int(period)) for form in order])[:, None]
+    impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
+
+    def criterion_of(log_likelihood: np.ndarray, name: str = criterion) -> np.ndarray:
+        out = np.where(np.isfinite(log_likelihood), information_criterion(name, log_likelihood, k, count), np.inf)
+        return np.where(impossible, np.inf, out)
+
+    fitted = fit_all(panel.y, groups, int(period), powers, criterion_of, average)
     join = lambda pick: np.concatenate([np.asarray(pick(one), float) for one in fitted])
-    count = np.sum(~np.isnan(held), axis=0)
-    k = join(lambda one: np.broadcast_to(_parameters(one), one.fits.cost.shape))
     log_likelihood = join(lambda one: one.fits.log_likelihood)
     penalised = log_likelihood - join(lambda one: one.fits.penalty)
-    value = information_criterion(criterion, penalised, k, count)
-    impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
-    value[impossible | ~np.isfinite(log_likelihood)] = np.inf
+    value = criterion_of(penalised)
     status, simplest = _status(held, panel.unusable, value), _simplest(order)
     weights = _weights(value, average, [i for i, s in enumerate(status) if s != "ok"], simplest)
     figures = {
         "log_likelihood": log_likelihood,
-        "parameters": k,
+        "parameters": np.broadcast_to(k, value.shape) * 1.0,
         criterion: value,
         "converged": join(lambda one: one.fits.converged).astype(bool),
     }
     if criterion != "aicc":
-        figures["aicc"] = information_criterion("aicc", penalised, k, count)
-    draw = functools.partial(_paths, panel.y, tuple(fitted), weights, tuple(panel.unusable))
+        figures["aicc"] = criterion_of(penalised, "aicc")
+    draw = functools.partial(_paths, panel.y, tuple(fitted), powers, weights, tuple(panel.unusable))
     build = functools.partial(_build, tuple(fitted), int(period))
     names = tuple(form.name for form in order)
     return Selection(names, figures, weights, status, draw, build, panel, many, key)
@@ -138,24 +139,9 @@ def _grouped(forms: list[Form]) -> dict[Form, list[Form]]:
     return groups
 
 
-def _fit_all(y: Any, program: Form, forms: tuple[Form, ...], period: int, prior: tuple[float, float]) -> _Fitted:
-    """Fit all series by all forms of one program, in batches of one shape."""
-    lanes = y.shape[1]
-    batches = -(-lanes * len(forms) // fitting.BATCH)
-    size = -(-lanes // batches)
-    found = []
-    for begin in range(0, lanes, size):
-        part = y[:, jnp.arange(begin, begin + size) % lanes]  # the last batch is filled up with the first lanes
-        m = fitting.masks(list(forms), fitting.phases(part, period))
-        fits = fitting.fit(program, jnp.tile(part, (1, len(forms))), m, period, prior=prior)
-        found.append(jax.tree_util.tree_map(lambda a: np.asarray(a).reshape(*a.shape[:-1], len(forms), size), fits))
-    whole = jax.tree_util.tree_map(lambda *parts: np.concatenate(parts, -1)[..., :lanes], *found)
-    return _Fitted(program, forms, whole, np.asarray(fitting.phases(y, period)))
-
-
-def _parameters(one: _Fitted) -> np.ndarray:
-    m = fitting.masks(list(one.forms), jnp.zeros(1, int))
-    return np.asarray(fitting.used_parameters(one.program, m, one.fits.x.shape[0]))[:, None]
+def _parameters(form: Form, period: int) -> int:
+    """Smoothing parameters, starting states and the error variance."""
+    return 3 + 2 * (form.trend != "N") + form.damped + period * (form.season != "N")
 
 
 def _status(held: np.ndarray, unusable: dict[int, str], value: np.ndarray) -> tuple[str, ...]:
@@ -195,7 +181,8 @@ def _weights(value: np.ndarray, average: bool, bad: list[int], simplest: int) ->
 
 def _paths(
     y: Any,
-    fitted: tuple[_Fitted, ...],
+    fitted: tuple[Fitted, ...],
+    prior: tuple[float, float],
     weights: np.ndarray,
     unusable: tuple[int, ...],
     key: Any,
@@ -218,7 +205,7 @@ def _paths(
             m = fitting.masks([one.forms[j] for j in c], jnp.zeros(1, int))._replace(phase=jnp.asarray(one.phase[l]))
             fits = Fits(*(jnp.asarray(a[..., c, l]) for a in one.fits))
             keys = jax.vmap(lambda j, i=i: jax.random.fold_in(jax.random.fold_in(key, i), j))(jnp.asarray(l))
-            some = np.asarray(paths(one.program, y[:, l], m, fits, keys, horizon, draws))
+            some = np.asarray(paths(one.program, y[:, l], m, fits, jnp.asarray(prior, y.dtype), keys, horizon, draws))
             for j in range(min(size, len(lane) - begin)):
                 last = ends[first + c[j], l[j]]
                 taken = counts[first + c[j], l[j]]
@@ -228,7 +215,7 @@ def _paths(
     return out
 
 
-def _build(fitted: tuple[_Fitted, ...], period: int, name: str, lane: int) -> ETS:
+def _build(fitted: tuple[Fitted, ...], period: int, name: str, lane: int) -> ETS:
     """A candidate with the numbers of its fit."""
     for one in fitted:
         for i, form in enumerate(one.forms):
@@ -237,7 +224,7 @@ def _build(fitted: tuple[_Fitted, ...], period: int, name: str, lane: int) -> ET
     raise ValueError(f"{name!r} was no candidate; {[form.name for one in fitted for form in one.forms]} were.")
 
 
-def _model(one: _Fitted, form: Form, i: int, lane: int, period: int) -> ETS:
+def _model(one: Fitted, form: Form, i: int, lane: int, period: int) -> ETS:
     f = one.fits
     w, start = fitting.unpack(
         one.program, jnp.asarray(f.x[:, i, [lane]]), fitting.masks([form], jnp.asarray(one.phase[[lane]]))

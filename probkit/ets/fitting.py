@@ -38,11 +38,11 @@ PHI = (0.8, 0.98)
 PRIOR = (10.0, 2.0)
 #: Starts of the four: the errors have several minima. With a season two starts miss none that R finds on twelve series;
 #: without, two more cost little.
-STARTS = ((0.7, 0.3, 0.02, 0.85), (0.1, 0.1, 0.1, 0.95))
+STARTS = ((0.3, 0.02, 0.02, 0.9), (0.7, 0.3, 0.02, 0.85))
 MORE_STARTS = ((0.9, 0.8, 0.1, 0.85), (0.1, 0.9, 0.1, 0.95))
 CALM = (0.05, 0.01, 0.01, 0.9)
-#: Lanes of one batch, each from several starts: so many that few wait for the slowest.
-BATCH = 1024
+#: The most evaluations of a descent.
+STEPS = 40
 
 
 class Masks(NamedTuple):
@@ -60,7 +60,7 @@ class Fits(NamedTuple):
     Attributes:
         x: parameters: alpha, beta / alpha, gamma / (1 - alpha), phi, then level, slope and all seasons but the last, in
             units of ``unit``; the first season is that of the first observed value.
-        covariance: of x, a weak prior on the first four included, so that it is finite where the data say nothing.
+        normal: J'J of the residuals, the prior's factor included.
         unit: what y was divided by.
         cost: the sum of squares reached, in those units.
         penalty: minus the logarithm of the prior there, 0 where it is highest.
@@ -71,7 +71,7 @@ class Fits(NamedTuple):
     """
 
     x: Float[Array, "params lanes"]
-    covariance: Float[Array, "params params lanes"]
+    normal: Float[Array, "params params lanes"]
     unit: Float[Array, " lanes"]
     cost: Float[Array, " lanes"]
     penalty: Float[Array, " lanes"]
@@ -181,10 +181,10 @@ def fit(
     y: Float[Array, "time lanes"],
     m: Masks,
     period: int,
-    steps: int = 40,
+    steps: int = STEPS,
     prior: tuple[float, float] = (0.0, 0.0),
 ) -> Fits:
-    """Fit every lane.
+    """Fit every lane, from every start.
 
     Args:
         form: of :func:`program`.
@@ -194,63 +194,89 @@ def fit(
         steps: the most evaluations of a lane.
         prior: powers of the prior; by default none, which is maximum likelihood.
     """
+    shares, lanes, whole = starts(form), y.shape[1], complete(y)
+    powers = jnp.asarray(prior, jnp.asarray(y).dtype)
+    tile = lambda a: jnp.tile(a, len(shares))
+    columns = jnp.repeat(jnp.asarray(shares, powers.dtype).T, lanes, axis=1)
+    many, several = tile(y), jax.tree_util.tree_map(tile, m)
+    found = descend(form, many, several, begin(form, many, several, columns, period), powers, steps, whole)
+    return finish(form, y, m, lowest(found, len(shares)), powers)
+
+
+def starts(form: Form) -> tuple[tuple[float, ...], ...]:
+    """The smoothing parameters that a program begins with, the most promising first."""
+    return STARTS if form.season != "N" else STARTS + MORE_STARTS
+
+
+def complete(y: Any) -> bool:
+    """Whether no value of any lane is missing between its first and its last."""
     seen = ~np.isnan(np.asarray(y))
     begun, ended = np.maximum.accumulate(seen), np.maximum.accumulate(seen[::-1])[::-1]
-    powers = jnp.asarray(prior, jnp.asarray(y).dtype)
-    return _fit(form, y, m, powers, period, steps, whole=bool(np.all(seen | ~begun | ~ended)))
+    return bool(np.all(seen | ~begun | ~ended))
 
 
-@partial(jax.jit, static_argnames=("form", "period", "steps", "whole"))
-def _fit(form: Form, y: Array, m: Masks, prior: Array, period: int, steps: int, whole: bool) -> Fits:
-    """Fit every lane; ``whole`` where no value is missing between the first and the last."""
+def unit_of(y: Float[Array, "time lanes"]) -> Float[Array, " lanes"]:
+    """What a lane is divided by: its mean size."""
     seen = ~jnp.isnan(y)
-    count = jnp.sum(seen, 0).astype(y.dtype)
-    size = jnp.sum(jnp.where(seen, jnp.abs(y), 0.0), 0) / jnp.maximum(count, 1.0)
-    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-    y = y / unit
-    found = _best_of_starts(form, y, m, prior, starting_point(form, y, period, m.multiplicative), steps, whole)
-    variance = found.cost / jnp.maximum(count - used_parameters(form, m, found.x.shape[0]) + 1, 1.0)
-    covariance = _covariance(found.normal, variance, prior)
-    penalty = _penalty(form, found.x, m, prior)
-    cost = found.cost * jnp.exp(-2 * penalty / jnp.maximum(count, 1.0))
-    log_likelihood = -0.5 * count * (LOG_2PI + jnp.log(cost / count) + 1 + 2 * jnp.log(unit))
-    finite = jnp.isfinite(cost) & (count > 0)
-    return Fits(
-        found.x,
-        covariance,
-        unit,
-        cost,
-        penalty,
-        jnp.sqrt(squares(run(form, y, *unpack(form, found.x, m)), m) / count) * jnp.where(m.multiplicative, 1.0, unit),
-        count,
-        jnp.where(finite, log_likelihood, -jnp.inf),
-        found.converged & finite,
-    )
+    size = jnp.sum(jnp.where(seen, jnp.abs(y), 0.0), 0) / jnp.maximum(jnp.sum(seen, 0), 1)
+    return jnp.where((size > 0) & jnp.isfinite(size), size, 1.0).astype(y.dtype)
 
 
-def _best_of_starts(form: Form, y: Array, m: Masks, prior: Array, x0: Array, steps: int, whole: bool) -> LeastSquares:
-    """Descents from each start, side by side as lanes; of every series the lowest."""
-    starts = STARTS if form.season != "N" else STARTS + MORE_STARTS
-    many, lanes = len(starts), y.shape[1]
-    tile = lambda a: jnp.tile(a, many)
-    shares = jnp.repeat(jnp.asarray(starts, y.dtype).T, lanes, axis=1)
-    lower, upper = bounds(x0.shape[0], y.dtype)
-    args = tile(y), jax.tree_util.tree_map(tile, m)
-    x0 = tile(x0).at[:4].set(shares)
-    defined = jnp.all(jnp.isfinite(residuals(form, x0, *args)), 0)
-    found = least_squares(
+@partial(jax.jit, static_argnames=("form", "period"))
+def begin(form: Form, y: Array, m: Masks, shares: Float[Array, "4 lanes"], period: int) -> Float[Array, "params lanes"]:
+    """Where descents begin, given the four smoothing parameters: a calm start where those lead out of the region."""
+    y = y / unit_of(y)
+    x = starting_point(form, y, period, m.multiplicative).at[:4].set(shares)
+    return jnp.where(jnp.all(jnp.isfinite(residuals(form, x, y, m)), 0), x, _calm(form, x))
+
+
+@partial(jax.jit, static_argnames=("form", "whole"))
+def descend(form: Form, y: Array, m: Masks, x: Array, prior: Array, steps: Any, whole: bool) -> LeastSquares:
+    """Descents of every lane from x, in its own units, of so many evaluations at most.
+
+    ``whole`` where no value is missing between the first and the last of any lane.
+    """
+    lower, upper = bounds(x.shape[0], y.dtype)
+    return least_squares(
         lambda x, y, m: _penalised(form, x, y, m, prior, whole),
-        jnp.where(defined, x0, _calm(form, x0)),
-        args,
+        x,
+        (y / unit_of(y), m),
         steps=steps,
         tolerance=1e-6 if jnp.finfo(y.dtype).eps < 1e-12 else 1e-5,
         lower=lower,
         upper=upper,
     )
-    split = jax.tree_util.tree_map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], many, lanes), -2, 0), found)
+
+
+@partial(jax.jit, static_argnames=("many",))
+def lowest(found: LeastSquares, many: int) -> LeastSquares:
+    """Of so many descents of every series, one behind the other, the lowest."""
+    split = jax.tree_util.tree_map(lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], many, -1), -2, 0), found)
     best = jnp.argmin(split.cost, axis=0)
     return jax.tree_util.tree_map(
-        lambda a: jnp.take_along_axis(a, best.reshape(1, *[1] * (a.ndim - 2), lanes), 0)[0], split
+        lambda a: jnp.take_along_axis(a, best.reshape(1, *[1] * (a.ndim - 2), -1), 0)[0], split
+    )
+
+
+@partial(jax.jit, static_argnames=("form",))
+def finish(form: Form, y: Array, m: Masks, found: LeastSquares, prior: Array) -> Fits:
+    """What descents have found, in units of the series."""
+    count, unit = jnp.sum(~jnp.isnan(y), 0).astype(y.dtype), unit_of(y)
+    penalty = _penalty(form, found.x, m, prior)
+    cost = found.cost * jnp.exp(-2 * penalty / jnp.maximum(count, 1.0))
+    log_likelihood = -0.5 * count * (LOG_2PI + jnp.log(cost / count) + 1 + 2 * jnp.log(unit))
+    finite = jnp.isfinite(cost) & (count > 0)
+    errors = squares(run(form, y / unit, *unpack(form, found.x, m)), m)
+    return Fits(
+        found.x,
+        found.normal,
+        unit,
+        cost,
+        penalty,
+        jnp.sqrt(errors / count) * jnp.where(m.multiplicative, 1.0, unit),
+        count,
+        jnp.where(finite, log_likelihood, -jnp.inf),
+        found.converged & finite,
     )
 
 
@@ -321,12 +347,15 @@ def _penalised(form: Form, x: Array, y: Array, m: Masks, prior: Array, whole: bo
     return r * factor, (J + slope[:, None] * r) * factor
 
 
-def _covariance(normal: Float[Array, "params params lanes"], variance: Float[Array, " lanes"], prior: Array) -> Array:
+def covariance(form: Form, m: Masks, found: Fits, prior: Array) -> Float[Array, "params params lanes"]:
     """Of the parameters, after the prior: uniform but for its powers, and weak on the states, so that all is finite."""
-    params = normal.shape[0]
+    params = found.x.shape[0]
+    free = jnp.maximum(found.observed - used_parameters(form, m, params) + 1, 1.0)
+    variance = found.cost * jnp.exp(2 * found.penalty / jnp.maximum(found.observed, 1.0)) / free
     variance = jnp.where((variance > 0) & jnp.isfinite(variance), variance, 1.0)
     power = jnp.concatenate([jnp.zeros(1, prior.dtype), prior])
     shares = (power + 1) / ((power + 2) ** 2 * (power + 3))  # the variance of Beta(1, 1 + power)
     damping = (PHI[1] - PHI[0]) ** 2 / 12
     before = jnp.concatenate([shares, jnp.full(1, damping, prior.dtype), jnp.ones(params - 4, prior.dtype)])
-    return inverse(jnp.where(jnp.isfinite(normal), normal, 0.0) / variance + jnp.diag(1 / before)[:, :, None])
+    normal = jnp.where(jnp.isfinite(found.normal), found.normal, 0.0)
+    return inverse(normal / variance + jnp.diag(1 / before)[:, :, None])

@@ -124,7 +124,9 @@ def _begin(x0: Array) -> _Descent:
         jnp.zeros(lanes, bool),
         jnp.zeros(lanes, int),
     )
-    return _Descent(best, x0, zero, jnp.full(lanes, 1e-2, x0.dtype))
+    # A lane without a start has nothing to descend from.
+    damping = jnp.where(jnp.all(jnp.isfinite(x0), 0), 1e-2, jnp.inf).astype(x0.dtype)
+    return _Descent(best, x0, zero, damping)
 
 
 def _unfinished(state: _Descent, limit: int) -> Bool[Array, " lanes"]:
