@@ -38,7 +38,7 @@ PHI = (0.8, 0.98)
 PRIOR = (10.0, 2.0)
 #: Starts of the four: the errors have several minima. With a season two starts miss none that R finds on twelve series;
 #: without, two more cost little.
-STARTS = ((0.3, 0.02, 0.02, 0.9), (0.7, 0.3, 0.02, 0.85))
+STARTS = ((0.7, 0.3, 0.02, 0.85), (0.1, 0.1, 0.1, 0.95))
 MORE_STARTS = ((0.9, 0.8, 0.1, 0.85), (0.1, 0.9, 0.1, 0.95))
 CALM = (0.05, 0.01, 0.01, 0.9)
 #: The most evaluations of a descent.
@@ -204,7 +204,7 @@ def fit(
 
 
 def starts(form: Form) -> tuple[tuple[float, ...], ...]:
-    """The smoothing parameters that a program begins with, the most promising first."""
+    """The smoothing parameters that a program begins with."""
     return STARTS if form.season != "N" else STARTS + MORE_STARTS
 
 
