@@ -4,8 +4,8 @@
     JAX_ENABLE_X64=1 python benchmarks/uci.py --speed energy
 
 One hidden layer of 50 (100 for protein), the default method, nothing tuned to a set. A figure is reached if it lies
-within one standard error over splits of the one to reach. ``--speed`` times an ensemble of ten against ten single fits, and the
-same nets in PyTorch where it is installed.
+within one standard error over splits of the one to reach. ``--speed`` times an ensemble of ten against ten single fits,
+and the same nets in PyTorch where it is installed.
 Measured on two busy cores, float64, splits 0-4, ten members (± standard error over splits):
 
     set       log-likelihood    to reach   RMSE            to reach   90% interval covers
