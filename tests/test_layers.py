@@ -26,6 +26,7 @@ UPPER = {
         "derivative",
         "features",
         "grid_process",
+        "integral",
         "large",
         "latent",
         "line_process",

@@ -4,6 +4,7 @@ from probkit.gp.covariance import ChangePoint, Covariance, Power, Product, Sum, 
 from probkit.gp.derivative import Derivative
 from probkit.gp.distribution import GaussianProcess
 from probkit.gp.grid_process import Grid, GridProcess
+from probkit.gp.integral import Integral
 from probkit.gp.large import HSGP, BasisProcess, Sparse, SparseProcess
 from probkit.gp.latent import LatentGP, LatentProcess, SampledGP
 from probkit.gp.line_process import Markov, MarkovProcess
@@ -46,6 +47,7 @@ __all__ = [
     "GaussianProcess",
     "Grid",
     "GridProcess",
+    "Integral",
     "LatentGP",
     "LatentProcess",
     "Linear",

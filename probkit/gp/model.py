@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp.derivative import Derivative, of_values
 from probkit.gp.distribution import GaussianProcess, Process
 from probkit.gp.line_process import Markov, is_line
 from probkit.gp.stationary_covariances import Matern32
@@ -30,8 +29,8 @@ def _default_mean(self: Any, y: Any, X: Any) -> dist.Distribution:
 
 
 def _values(self: Any, y: Any, X: Any) -> Any:
-    """y, without its slopes where a :class:`probkit.gp.Derivative` marks some."""
-    return of_values(y, X)[0] if isinstance(self.kernel, Derivative) else y
+    """y as values of the function, where a covariance says that some rows are slopes or integrals of it."""
+    return self.kernel.shown_inside("", y, X)[0] if getattr(self.kernel, "outermost", False) else y
 
 
 class Exact(eqx.Module):
@@ -92,8 +91,9 @@ class GP(Model):
         return dataclasses.replace(self, solver=self.solver.prepared(y, X))
 
     def shown_inside(self, field: str, y: Any, X: Any) -> tuple[Any, Any]:
-        """A mean function with slopes among y is scaled to the values."""
-        return of_values(y, X) if field == "mean" and isinstance(self.kernel, Derivative) else (y, X)
+        """A mean function with slopes or integrals among y is scaled to the values."""
+        other = field == "mean" and getattr(self.kernel, "outermost", False)
+        return self.kernel.shown_inside(field, y, X) if other else (y, X)
 
     def check_data(self, y: Any, X: Any) -> None:
         """Refuse inputs that the covariance cannot take."""
