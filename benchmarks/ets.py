@@ -8,7 +8,7 @@ python -m venv VENV && VENV/bin/pip install statsforecast "pandas<3" pyarrow
 Measured on two cores shared with six other jobs, so the ratios are rough; 200 series, float64:
 
                               compile s  series/s   sMAPE    MASE  coverage-95
-    probkit ETS(AAA)               19.0     496.1   13.94   0.966            -    18 times as fast (21 on a quiet machine)
+    probkit ETS(AAA)               19.0     496.1   13.94   0.966            -    18 times as fast (21 when quiet)
     probkit auto_ets               12.5      70.1   12.71   0.972        0.934    14.6 times as fast
     statsforecast ETS(AAA)            -      26.9   14.64   1.022        0.886
     statsforecast AutoETS             -       4.8   12.02   0.948        0.913
