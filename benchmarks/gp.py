@@ -10,7 +10,7 @@ matrices.
 
 Measured at load 5 on two cores, where ratios hold but times do not, N = 2,000: 1,652 ms; tinygp 3.6, GPJax 3.2,
 GPyTorch (Cholesky forced) 2.1, scikit-learn 5.5 times that; planned 5.4 matrices, tinygp and GPJax 11. On the line
-106 ms, tinygp 7.2 times that, celerite2 0.27.
+61 ms, tinygp 8.3 times that, celerite2 0.45.
 """
 
 import argparse
