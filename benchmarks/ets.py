@@ -5,13 +5,13 @@ taskset -c 0 python benchmarks/ets.py --data SHARED/data/forecast --peer VENV/bi
 The peer runs in an environment of its own (statsforecast needs pandas < 3; it also reads the parquet files for us):
 python -m venv VENV && VENV/bin/pip install statsforecast "pandas<3" pyarrow
 
-Measured on two cores shared with six other jobs, so the ratios are rough; 200 series, float64:
+Measured on two quiet cores; 200 series, float64:
 
                               compile s  series/s   sMAPE    MASE  coverage-95
-    probkit ETS(AAA)               19.0     496.1   13.94   0.966            -    18 times as fast (21 when quiet)
-    probkit auto_ets               12.5      70.1   12.71   0.972        0.934    14.6 times as fast
-    statsforecast ETS(AAA)            -      26.9   14.64   1.022        0.886
-    statsforecast AutoETS             -       4.8   12.02   0.948        0.913
+    probkit ETS(AAA)               17.1     743.4   13.90   0.964            -    20 times as fast
+    probkit auto_ets               60.2      84.1   12.72   0.972        0.934    9.2 times as fast
+    statsforecast ETS(AAA)            -      37.4   14.64   1.022        0.886
+    statsforecast AutoETS             -       9.1   12.02   0.948        0.913
 
 One series, of which a start finds a higher likelihood (6 of AICc) and a far worse forecast, makes 0.23 of auto_ets'
 sMAPE; averaged over forms it is 12.45.

@@ -173,6 +173,19 @@ def test_ordered_classes_far_out_are_finite_with_finite_slopes(link):
     assert np.all(np.isfinite(found)) and np.all(found[:, 2] < 1e-3)
 
 
+@pytest.mark.parametrize("link", ["logit", "probit"])
+def test_a_narrow_class_far_out_keeps_its_digits(link):
+    """Its probability is that of the density there times its width, whatever f."""
+    likelihood = lk.Ordinal(3, cutpoints=jnp.array([-1.0, -1.0 + 2.0**-13]), link=link)
+    f = jnp.array([-300.0, -30.0, 0.0, 5.0, 30.0, 300.0])
+    middle = -1 + 2.0**-14 - np.array(f, float)
+    law = logistic if link == "logit" else norm
+    want = law.logpdf(middle) - 13 * np.log(2)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(lambda g: likelihood.law(g[None]).log_prob(jnp.ones(1))[0])))(f)
+    assert np.allclose(value, want, rtol=tol(1e-7, 1e-5))
+    assert np.all(np.isfinite(slope))
+
+
 @pytest.mark.once
 def test_ordered_classes_by_default_have_the_shares_of_the_data():
     y = jnp.array([0.0] * 50 + [1.0] * 30 + [3.0] * 20 + [jnp.nan])

@@ -69,7 +69,7 @@ def auto_arima(
         max_P: the largest P.
         max_Q: the largest Q.
         max_order: the largest p + q + P + Q.
-        max_d: the most ordinary differences that the test may ask for; 2 as in R.
+        max_d: the most ordinary differences that the test may ask for; 2 as in R. Nothing where ``d`` is given.
         d: the ordinary differences, if known.
         D: the seasonal differences, if known.
         stepwise: whether to go from neighbour to neighbour, or to look at all candidates, which takes several times as
@@ -96,7 +96,7 @@ def auto_arima(
     seasonal = period > 1
     orders = Orders(max_p, max_q, max_P if seasonal else 0, max_Q if seasonal else 0, int(period))
     eps = float(np.finfo(panel.y.dtype).eps)
-    if max_d not in (0, 1, 2) or isinstance(max_d, bool):
+    if isinstance(max_d, bool) or not isinstance(max_d, int) or not 0 <= max_d <= 2:
         raise ValueError(f"max_d is {max_d!r}; 0, 1 or 2 is wanted.")
     lanes = [_prepared(column, int(period), max_d, d, D, eps) for column in np.asarray(panel.y, float).T]
     lanes = [lane._replace(trouble=panel.unusable.get(i, lane.trouble)) for i, lane in enumerate(lanes)]

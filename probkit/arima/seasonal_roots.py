@@ -70,7 +70,7 @@ def ocsb(y: Float[np.ndarray, " time"], period: int, lags: int | None = None) ->
     w = np.diff(y[int(period) :] - y[: -int(period)])
     if np.abs(w).max() <= 64 * np.finfo(float).eps * np.abs(y).max():
         raise ValueError("y has no differences left once its trend and season are taken out; nothing can be tested.")
-    y = y / np.std(w)  # the statistic has no unit
+    y = (y - y[0]) / np.abs(w).max()  # the statistic has no unit
     if lags is None:
         lags = min(range(most + 1), key=lambda l: _regression(y, int(period), l, most)[1])
     statistic, _, n = _regression(y, int(period), int(lags), int(lags))
@@ -96,5 +96,7 @@ def _regression(y: np.ndarray, s: int, lags: int, skipped: int) -> tuple[float, 
     b, _, rank, _ = np.linalg.lstsq(X, target, rcond=None)
     rest = target - X @ b
     squares = float(rest @ rest)
+    if squares <= n * (64 * np.finfo(float).eps * np.abs(y).max()) ** 2:
+        raise ValueError("y has no differences left that its past does not tell to rounding; nothing can be tested.")
     spread = np.linalg.pinv(X.T @ X)[1, 1] * squares / max(n - X.shape[1], 1)
     return float(b[1] / np.sqrt(max(spread, 1e-300))), float(n * np.log(max(squares, 1e-300) / n) + 2 * rank), n

@@ -2,6 +2,7 @@
 
 import abc
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -269,6 +270,18 @@ def check_inside(kind: str, name: str, part: Any) -> None:
     """
     if getattr(part, "outermost", False):
         raise TypeError(f"{kind}: {name} is {type(part).__name__}, which stands outermost: put the others inside it.")
+
+
+def refused_part(kind: str, kernel: Any, refuse: Callable[[Any], bool]) -> Covariance | None:
+    """The first part of a covariance that stands inside another and that ``refuse`` names, or None.
+
+    Raises:
+        TypeError: it is no covariance, or one that stands outermost.
+    """
+    if isinstance(kernel, type) or not callable(kernel) or not hasattr(kernel, "diagonal"):
+        raise TypeError(f"kernel is {kernel!r}; a covariance is wanted.")
+    check_inside(kind, "kernel", kernel)
+    return next((part for part in jax.tree_util.tree_leaves(kernel, is_leaf=refuse) if refuse(part)), None)
 
 
 def _joined(kind: Any, sign: str, *operands: Any) -> Any:

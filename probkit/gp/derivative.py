@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp.covariance import Covariance, check_inside
+from probkit.gp.covariance import Covariance, refused_part
 from probkit.gp.product_covariances import ArcCosine, White
 from probkit.gp.stationary_covariances import SHO, Matern12
 from probkit.model import Param, param
@@ -31,16 +31,13 @@ def of_values(y: Array, X: Float[Array, "n columns"]) -> tuple[Array, Array]:
 
 
 def _smooth(kernel: Covariance) -> Covariance:
-    if isinstance(kernel, type) or not callable(kernel) or not hasattr(kernel, "diagonal"):
-        raise TypeError(f"kernel is {kernel!r}; a covariance is wanted.")
-    check_inside("Derivative", "kernel", kernel)
     rough = lambda part: isinstance(part, Matern12 | SHO | White) or (isinstance(part, ArcCosine) and part.order == 0)
-    for part in jax.tree_util.tree_leaves(kernel, is_leaf=rough):
-        if rough(part):
-            raise TypeError(
-                f"{type(part).__name__} has no derivative here; gp.Derivative takes covariances of functions with one, "
-                "such as Matern32, Matern52 and RBF."
-            )
+    part = refused_part("Derivative", kernel, rough)
+    if part is not None:
+        raise TypeError(
+            f"{type(part).__name__} has no derivative here; gp.Derivative takes covariances of functions with one, "
+            "such as Matern32, Matern52 and RBF."
+        )
     return kernel
 
 

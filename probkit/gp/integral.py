@@ -10,17 +10,14 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from probkit import priors
-from probkit.gp.covariance import Covariance, check_inside
+from probkit.gp.covariance import Covariance, refused_part
 from probkit.gp.product_covariances import White
 from probkit.math.linalg import matmul
 from probkit.model import Param, param
 
 
 def _integrable(kernel: Covariance) -> Covariance:
-    if isinstance(kernel, type) or not callable(kernel) or not hasattr(kernel, "diagonal"):
-        raise TypeError(f"kernel is {kernel!r}; a covariance is wanted.")
-    check_inside("Integral", "kernel", kernel)
-    if isinstance(kernel, White):
+    if refused_part("Integral", kernel, lambda part: isinstance(part, White)) is not None:
         raise TypeError("White has no integral; gp.Integral takes covariances of functions.")
     return kernel
 
@@ -35,11 +32,12 @@ class Integral(Covariance):
         posterior.predict(np.array([[5.0, 5.0], [0.0, 3.0]]))    # the function at 5, and its integral over three days
 
     Integrals are sums over Gauss-Legendre nodes, so this is a covariance whatever the kernel. It is that of the
-    integral to rounding where f is smooth over an interval (RBF, a lengthscale of a fifth of the interval or more);
+    integral to ten digits where f is smooth over an interval (RBF, a lengthscale of a fifth of the interval or more);
     with kinks (Matérn 1/2) the error falls with the square of ``nodes``. Costs are those of ``nodes²`` times the
     entries.
 
-    ``obs_scale`` of the model is the noise of values; at new inputs integrals are those of the function itself. It
+    ``obs_scale`` of the model is the noise of values: where no row is one, give it a number, for y says nothing of it
+    (nor of ``total_scale`` where all rows are values). At new inputs integrals are those of the function itself. It
     stands outermost: sums and products go inside. Solved by ``gp.Exact()`` or ``gp.Sparse()``.
 
     Args:

@@ -40,7 +40,8 @@ class StochasticVI(Method):
 
     Args:
         batch_size: rows in a step; fewer are taken whole.
-        max_steps: the most steps, in calls of 200; one on all rows counts as so many as there are batches.
+        max_steps: the most steps, in calls of 200 on batches, and of 40 on all rows, each of which counts as so many as
+            there are batches: the last call ends after it.
         tolerance: largest error of the hyperparameters from optimisation, in prior sds (mostly of their logs).
         step_size: Adam's in the first phase.
         decay: factor of the step size from phase to phase.

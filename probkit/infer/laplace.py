@@ -108,7 +108,7 @@ class Laplace(Method):
         importance: False gives the plain Gaussian approximation, without weights; k-hat still tells how good it is.
         rounds: how often to draw at most: where the draws fail their certificate, the proposal takes their weighted
             moments and draws again (adaptive importance sampling, Cappé et al. 2008).
-        max_steps: the most evaluations of one start.
+        max_steps: the most evaluations of one start, and of the end that is judged where they go by slopes.
         pool: number of draws weighed, from which ``draws`` are resampled; by default ``draws``, and 2,000 at least.
     """
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from probkit.infer.batches import in_batches
 from probkit.infer.method import Method, Outcome, check_whole, nothing_unknown, together
 from probkit.infer.target import Evaluation, Lanes, Target
-from probkit.math.optimise import Minimum, curvature, minimise, minimise_lanes, rounding
+from probkit.math.optimise import NEWTON_MAX_DIM, Minimum, curvature, minimise, minimise_lanes, rounding
 from probkit.math.secant import minimise_from
 from probkit.model import Model
 from probkit.report import Report, Seconds, timed
@@ -54,8 +54,9 @@ def find_mode(
     points = start_points(target, key, count, init)
     # On a CPU one start after the other: each stops when it is done, and a lane costs what it would cost in a batch.
     each = jax.lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
-    if target.dear():
-        return _best(minimise_from(negative, points, _units(target, key), each, steps))
+    if target.dear() and 0 < points.shape[1] <= NEWTON_MAX_DIM:
+        mode, values = minimise_from(negative, points, _units(target, key), each, steps)
+        return mode, jnp.mean(values < mode.value + 0.01)
     return _best(each(lambda u: minimise(negative, u, steps), points))
 
 
@@ -236,7 +237,7 @@ class MLE(_Point):
 
     Args:
         starts: number of starts, run at once.
-        max_steps: the most evaluations of one start.
+        max_steps: the most evaluations of one start, and of the end that is judged where they go by slopes.
     """
 
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:
@@ -270,7 +271,7 @@ class MAP(_Point):
 
     Args:
         starts: number of starts, run at once.
-        max_steps: the most evaluations of one start.
+        max_steps: the most evaluations of one start, and of the end that is judged where they go by slopes.
     """
 
     def run(self, target: Target, key: Any, init: dict | None = None, progress: bool = False) -> Outcome:

@@ -7,15 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from probkit.math.optimise import (
-    NEWTON_MAX_DIM,
-    Minimum,
-    descend,
-    minimise,
-    rounding,
-    tolerance,
-    value_gradient_hessian,
-)
+from probkit.math.optimise import Minimum, descend, rounding, tolerance, value_gradient_hessian
 
 #: Halvings that find the length of a step.
 HALVINGS = 40
@@ -121,33 +113,22 @@ def minimise_from(
     unit: Float[Array, " D"],
     each: Callable,
     max_steps: int = 100,
-) -> Minimum:
-    """Minima from several starts by slopes, the lowest of them finished by Newton's method with exact Hessians.
+) -> tuple[Minimum, Float[Array, " start"]]:
+    """The lowest of the minima from several starts, found by slopes and finished by Newton's method.
+
+    Only the end is judged, by the exact Hessian: a learned one knows nothing of directions in which no start moved.
 
     Args:
-        fun: a function of a flat vector, shape (D,).
+        fun: a function of a flat vector, shape (D,), D from 1 to 64.
         starts: where to begin.
         unit: what one step of each coordinate means, (D,).
         each: maps a function over the starts, ``jax.lax.map`` or ``jax.vmap``.
         max_steps: the most evaluations of each start, and then the most steps of Newton's method.
 
     Returns:
-        A :class:`Minimum` with the axis (start,) in front. Where the lowest stands, the Hessian is exact; elsewhere it
-        is as learned.
+        The minimum, its ``steps`` those of Newton's method, and the value that each start came to by slopes.
     """
-    if starts.shape[1] == 0 or starts.shape[1] > NEWTON_MAX_DIM:
-        return each(lambda x: minimise(fun, x, max_steps), starts)
     found = each(lambda x: descend_by_slopes(lambda z: fun(unit * z), x / unit, max_steps), starts)
-    rough = Minimum(
-        x=found.x * unit,
-        value=found.value,
-        gradient=found.gradient / unit,
-        hessian=found.hessian / unit[:, None] / unit,
-        decrement=found.decrement,
-        converged=found.converged,
-        steps=found.steps,
-    )
-    lowest = jnp.argmin(jnp.where(jnp.isnan(found.value), jnp.inf, found.value))
-    last = descend(lambda x: value_gradient_hessian(fun, x), rough.x[lowest], max_steps)
-    last = last._replace(steps=last.steps + found.steps[lowest])
-    return jax.tree_util.tree_map(lambda all_, one: all_.at[lowest].set(one), rough, last)
+    value = jnp.where(jnp.isnan(found.value), jnp.inf, found.value)
+    lowest = found.x[jnp.argmin(value)] * unit
+    return descend(lambda x: value_gradient_hessian(fun, x), lowest, max_steps), value

@@ -121,7 +121,10 @@ class Settled(NamedTuple):
 
 
 def settle(spent: Spent, y: Float[Array, "time p"], z: Float[Array, "*time p m"], A: Float[Array, "m k"]) -> Settled:
-    """Flat, or vague where the flat start would leave no digits; the choice depends on no unit of y or of a state.
+    """Flat, or vague where the flat start would leave no digits.
+
+    The choice depends on no unit of y or of a state; the constant does on those of states where y leaves some of delta
+    undetermined.
 
     Args:
         spent: from `spend`.

@@ -13,7 +13,8 @@ $$P \leftarrow (I - K z') P (I - K z')' + h K K',$$
 Joseph's form, written as two updates of rank one: it holds its digits in float32 where $z'Pz \gg h$. w counts as zero
 below $\epsilon^{2/3}$ of its length before the earlier entries were taken out of it, $\epsilon$ the precision. Where
 the first observations tell the flat states apart so ill that no digit would be left, as with many harmonics of a long
-season, delta has a large variance instead (`probkit.ssm.diffuse`); the value differs by some 1e-5.
+season, delta has a large variance instead (`probkit.ssm.diffuse`): where y determines delta well after all, the value
+differs by some 1e-5 (1e-2 in float32, and take an offset out of y first there); where not, that variance counts.
 
 **The constant.** $-\frac12 \log 2\pi$ is counted for every observed entry, diffuse ones included, and a diffuse entry
 adds $-\frac12 \log F_\infty$: Durbin and Koopman's exact diffuse likelihood, as in statsmodels with

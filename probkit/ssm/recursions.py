@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from probkit.ssm.diffuse import UNROLL, negligible, settle, spend
+from probkit.ssm.diffuse import UNROLL, Settled, negligible, settle, spend
 from probkit.ssm.statespace import Entries, Start, System, as_entries, split_by_time
 
 
@@ -125,10 +125,15 @@ def _update(state, entry):
     return (a + K * v, 0.5 * (P + P.T)), (v, F, F_inverse, K, q)
 
 
-def forward(s: System) -> tuple[Filtered, Entries]:
-    """The filter over checked arrays, and the entries that it ran over."""
+def begin(s: System, e: Entries) -> Settled:
+    """How the filter begins: what is flat determined by which entries, or vague."""
+    return settle(spend(e.seen, e.z, s.T, s.A), e.y, e.z, s.A)
+
+
+def forward(s: System, begun: Settled | None = None) -> tuple[Filtered, Entries]:
+    """The filter over checked arrays, and the entries that it ran over; it may begin as other values of y have it."""
     e = as_entries(s)
-    begun = settle(spend(e.seen, e.z, s.T, s.A), e.y, e.z, s.A)
+    begun = begin(s, e) if begun is None else begun
     spent, w = begun.spent, begun.spent.w
     fixed, moving = split_by_time(z=(e.z, 2), h=(e.h, 1), T=(s.T, 2), c=(s.c, 1), V=(s.V, 2))
     known = {"y": e.y, "seen": e.seen, "w": w, "gain": spent.gain}

@@ -18,17 +18,19 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probkit.ssm.diffuse import Settled
 from probkit.ssm.kalman import Moments
 from probkit.ssm.recursions import (
     Cumulants,
     Filtered,
     backward,
+    begin,
     flat_forms,
     forward,
     smoothed_mean,
     smoothed_variance,
 )
-from probkit.ssm.statespace import Start, StateSpace, System, as_system, factor
+from probkit.ssm.statespace import Start, StateSpace, System, as_entries, as_system, factor
 
 
 @jax.jit
@@ -90,7 +92,8 @@ def predict(y: ArrayLike, model: StateSpace, start: Start) -> Moments:
     Arguments as in `smooth`.
 
     Returns:
-        Mean and variance in the shape of y; NaN and infinite where y leaves flat what an entry sees.
+        Mean and variance in the shape of y; NaN and infinite where y leaves flat what an entry sees, huge where its
+        start is vague (`probkit.ssm.diffuse`).
     """
     s = as_system(y, model, start)
     f, e = forward(s)
@@ -133,10 +136,7 @@ def simulate_states(key: Array, y: ArrayLike, model: StateSpace, start: Start) -
         The states.
     """
     s = as_system(y, model, start)
-    states, observations = _simulate(key, s)
-    difference = s._replace(y=s.y - observations, d=0 * s.d, c=0 * s.c, a=0 * s.a)
-    f, e = forward(difference)
-    return states + smoothed_mean(f, backward(f, e, s.T))
+    return _draw(key, s, begin(s, as_entries(s)))
 
 
 class Forms(NamedTuple):
@@ -162,12 +162,10 @@ def smooth_forms(key: Array, y: ArrayLike, model: StateSpace, start: Start, rows
         The moments and the draw; NaN and infinite where y leaves flat what a form sees.
     """
     s = as_system(y, model, start)
-    f, e = forward(s)
+    begun = begin(s, as_entries(s))
+    f, e = forward(s, begun)
     b = backward(f, e, s.T)
-    states, observations = _simulate(key, s)
-    difference = s._replace(y=s.y - observations, d=0 * s.d, c=0 * s.c, a=0 * s.a)
-    g, e = forward(difference)
-    drawn = states + smoothed_mean(g, backward(g, e, s.T))
+    drawn = _draw(key, s, begun)
     along = lambda x: jnp.einsum("tcm,tm->tc", rows, x)
     lost = flat_forms(rows, f.A, f.unresolved)
     variance = jnp.maximum(_quadratic(rows, smoothed_variance(f, b), rows), 0)
@@ -176,6 +174,14 @@ def smooth_forms(key: Array, y: ArrayLike, model: StateSpace, start: Start, rows
         jnp.where(lost, jnp.inf, variance),
         jnp.where(lost, jnp.nan, along(drawn)),
     )
+
+
+def _draw(key: Array, s: System, begun: Settled) -> Float[Array, "time m"]:
+    """One draw of the states given y; what began vague for y is drawn from that law and begins so again."""
+    states, observations = _simulate(key, s._replace(P=s.P + begun.P))
+    difference = s._replace(y=s.y - observations, d=0 * s.d, c=0 * s.c, a=0 * s.a)
+    f, e = forward(difference, begun)
+    return states + smoothed_mean(f, backward(f, e, s.T))
 
 
 def _simulate(key: Array, s: System) -> tuple[Array, Array]:

@@ -46,7 +46,6 @@ def test_likelihood_and_leave_one_out(alpha, gaps):
     assert_allclose(laws[0].variance, laws[1].variance, rtol=RTOL)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("gaps", [False, True], ids=["complete", "gaps"])
 @alphas
 def test_forecasts(alpha, gaps):

@@ -32,7 +32,8 @@ def test_the_statistic_is_that_of_the_regression(lags):
     found = ocsb(y, s, lags)
     assert_allclose(found.statistic, t_value, rtol=1e-8)
     assert (found.lags, found.values) == (lags, len(e))
-    assert_allclose(ocsb(1e9 * y, s, lags).statistic, found.statistic, rtol=1e-6)
+    for unit in (1e-200, 1e9, 1e200):
+        assert_allclose(ocsb(unit * y, s, lags).statistic, found.statistic, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("s", "least", "most"), [(4, 0.02, 0.09), (12, 0.02, 0.09)])
@@ -63,6 +64,8 @@ def test_the_airline_needs_a_seasonal_difference():
     ("y", "period", "lags", "match"),
     [
         (np.zeros(80), 4, None, "no differences left"),
+        (np.arange(80.0) ** 2, 4, None, "no differences left"),
+        (np.arange(80.0) ** 3, 4, None, "no differences left"),
         (np.arange(80.0), 1, None, "period is 1"),
         (np.arange(80.0), 60, None, "period is 60"),
         (np.arange(10.0), 4, None, "values at least"),

@@ -8,6 +8,7 @@ from helpers import shared, tol
 from numpy.testing import assert_allclose, assert_array_equal
 
 import probkit as pk
+from probkit.ets import search
 from probkit.ets.auto import candidates
 
 KEY = jax.random.key(0)
@@ -111,3 +112,13 @@ def test_optima_are_those_of_r():
             lost[name, form] = theirs - constant - ours
     assert len(lost) == 147
     assert max(lost.values()) < tol(1e-2, 0.3), {key: value for key, value in lost.items() if value > 1e-2}
+
+
+@pytest.mark.once
+def test_the_look_misses_nothing_on_smooth_series(monkeypatch):
+    """Slopes that move: many series, of which most candidates are only looked at, against the whole search."""
+    y = 50 + 0.3 * np.random.default_rng(3).normal(size=(40, 30)).cumsum(0).cumsum(0)
+    looked = pk.auto_ets(y, key=jax.random.key(0)).figures["aicc"].min(axis=0)
+    monkeypatch.setattr(search, "FEW", 10**9)
+    whole = pk.auto_ets(y, key=jax.random.key(0)).figures["aicc"].min(axis=0)
+    assert np.mean(looked > whole + 0.1) < 0.1 and np.all(looked < whole + 3)

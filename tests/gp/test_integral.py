@@ -94,6 +94,6 @@ def test_border():
     with pytest.raises(TypeError, match="stands outermost"):
         pk.gp.Integral(pk.gp.Derivative(pk.RBF()))
     with pytest.raises(TypeError, match="White has no integral"):
-        pk.gp.Integral(pk.gp.White())
+        pk.gp.Integral(pk.RBF() + pk.gp.White())
     with pytest.raises(ValueError, match="nodes is 1"):
         pk.gp.Integral(pk.RBF(), nodes=1)

@@ -205,3 +205,9 @@ def test_covariance_is_the_inverse_or_nan():
 def test_options_are_checked(kind, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         kind(**option)
+
+
+@pytest.mark.parametrize(("rows", "dear"), [(99, False), (100, True)])
+def test_a_factor_of_a_hundred_rows_is_dear(rows, dear):
+    x = jnp.linspace(0, 1, rows)
+    assert Target(pk.GP(pk.RBF(), solver=pk.gp.Exact()), (jnp.sin(9 * x), x)).dear() == dear

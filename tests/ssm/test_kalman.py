@@ -168,8 +168,7 @@ def symmetric(gradient):
     return y, model._replace(H=half(model.H), Q=half(model.Q)), start._replace(P=half(start.P))
 
 
-@pytest.mark.once
-@every_case
+@pytest.mark.parametrize("name", [c if c == "diffuse, gaps" else pytest.param(c, marks=pytest.mark.once) for c in CASES])
 def test_gradient_of_every_part_is_that_of_autodiff(name):
     y, model, start = arrays(*case(name))
     ours = symmetric(jax.jit(jax.grad(kalman.log_likelihood, argnums=(0, 1, 2)))(y, model, start))
@@ -304,6 +303,20 @@ def test_draws_of_the_states_have_the_smoother_s_moments(name):
     e = states - states.mean(0)
     error = np.sqrt((sd[:, :, None] * sd[:, None, :]) ** 2 + variance**2) / np.sqrt(draws)
     assert (np.abs(np.einsum("sti,stj->tij", e, e) / draws - variance) < 5 * error + 1e-4).all()
+
+
+@pytest.mark.once
+def test_draws_after_an_ill_determined_start_have_the_smoother_s_spread():
+    """Forty values of 23 flat states that begin vague: half of the spread is that of the start."""
+    n, rng = 40, np.random.default_rng(8)
+    angle = 2 * np.pi * np.outer(np.arange(n), np.arange(1, 12)) / 168
+    Z = np.column_stack([np.ones(n), np.cos(angle), np.sin(angle)])[:, None]
+    m, y = Z.shape[-1], rng.normal(size=n).cumsum()
+    model, start = StateSpace(Z, [[0.5]], np.eye(m), np.eye(m), 0.02 * np.eye(m)), diffuse_start(np.ones(m))
+    draw = jax.jit(jax.vmap(lambda k: smoother.simulate_states(k, y, model, start)))
+    states = np.asarray(draw(jax.random.split(jax.random.key(0), 1000)))
+    sd = np.sqrt(np.diagonal(smoother.smooth(y, model, start).variance, axis1=1, axis2=2))
+    assert_allclose(np.mean(states.std(0) / sd), 1.0, atol=0.05)
 
 
 FLOAT64 = (-12970.876652, -17099.456327)  # of the same series, from this filter in float64
