@@ -168,7 +168,9 @@ def symmetric(gradient):
     return y, model._replace(H=half(model.H), Q=half(model.Q)), start._replace(P=half(start.P))
 
 
-@pytest.mark.parametrize("name", [pytest.param(c, marks=[] if c == "diffuse, gaps" else pytest.mark.once) for c in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(c, marks=[] if c == "diffuse, gaps" else pytest.mark.once) for c in CASES]
+)
 def test_gradient_of_every_part_is_that_of_autodiff(name):
     y, model, start = arrays(*case(name))
     ours = symmetric(jax.jit(jax.grad(kalman.log_likelihood, argnums=(0, 1, 2)))(y, model, start))
