@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gp_peers import PEERS, ask
+from gp_peers import PEERS, ask, tinygp_exact, tinygp_line
 from timing import load, median
 
 import probkit as pk
@@ -45,24 +45,6 @@ def through_cholesky(theta, X, y):
     L = jnp.linalg.cholesky(K, symmetrize_input=False)
     w = jax.scipy.linalg.solve_triangular(L, y, lower=True)
     return -0.5 * w @ w - jnp.sum(jnp.log(jnp.diagonal(L))) - 0.5 * len(y) * math.log(2 * math.pi)
-
-
-def by_tinygp(theta, X, y):
-    """tinygp's dense solver."""
-    from tinygp import GaussianProcess, kernels, transforms
-
-    scales = jnp.exp(theta)
-    kernel = scales[-2] ** 2 * transforms.Linear(1 / scales[:-2], kernels.ExpSquared())
-    return GaussianProcess(kernel, X, diag=scales[-1] ** 2).log_probability(y)
-
-
-def line_by_tinygp(theta, x, y):
-    """tinygp's solver in O(n)."""
-    from tinygp import GaussianProcess
-    from tinygp.kernels import quasisep
-
-    length, scale, noise = jnp.exp(theta)
-    return GaussianProcess(quasisep.Matern32(length, scale), x, diag=noise**2).log_probability(y)
 
 
 def line(theta, x, y):
@@ -142,7 +124,7 @@ def main():
                 row("value and gradient", jax.value_and_grad(ours), at, options.repeats),
                 row("value alone", ours, at, options.repeats),
                 row("autodiff through the Cholesky", jax.value_and_grad(through_cholesky), at, options.repeats),
-                None if options.peers else row("tinygp", jax.value_and_grad(by_tinygp), at, options.repeats),
+                None if options.peers else row("tinygp", jax.value_and_grad(tinygp_exact), at, options.repeats),
                 sklearn_row(theta, X, y, options.repeats),
                 *peer_rows(options.peers, "exact", at, options.repeats),
             ]
@@ -155,7 +137,7 @@ def main():
         rows = [
             row("value and gradient", jax.value_and_grad(line), at, options.repeats),
             row("value alone", line, at, options.repeats),
-            None if options.peers else row("tinygp", jax.value_and_grad(line_by_tinygp), at, options.repeats),
+            None if options.peers else row("tinygp", jax.value_and_grad(tinygp_line), at, options.repeats),
             *peer_rows(options.peers, "line", at, options.repeats),
         ]
         table(f"Matern-3/2, N = {options.line:,}, D = 1", rows)

@@ -249,6 +249,18 @@ class Categories(dist.CategoricalLogits):
         return super().log_prob(jnp.asarray(value).astype(int))
 
 
+def _check_count(classes: Any) -> None:
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"classes is {classes!r}; a whole number of at least 2 is wanted.")
+
+
+def _check_largest(likelihood: Any, y: Any, name: str) -> None:
+    """Refuse classes beyond those of a likelihood."""
+    largest, classes = np.nanmax(np.asarray(y, float)), likelihood.classes
+    if largest >= classes:
+        raise ValueError(f"{name} holds {largest:g}; {type(likelihood).__name__}({classes}) takes 0 to {classes - 1}.")
+
+
 class Categorical(Likelihood):
     """``P(y = c) = softmax(f)_c``: several classes, 0, 1, ..., classes - 1.
 
@@ -260,8 +272,7 @@ class Categorical(Likelihood):
     classes: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
-            raise ValueError(f"classes is {self.classes!r}; a whole number of at least 2 is wanted.")
+        _check_count(self.classes)
 
     @property
     def outputs(self) -> int:
@@ -287,9 +298,7 @@ class Categorical(Likelihood):
     def check(self, y: Any, name: str = "y") -> None:
         """Observations are classes below ``classes``."""
         super().check(y, name)
-        largest = np.nanmax(np.asarray(y, float))
-        if largest >= self.classes:
-            raise ValueError(f"{name} holds {largest:g}; Categorical({self.classes}) takes 0 to {self.classes - 1}.")
+        _check_largest(self, y, name)
 
 
 class Ordinal(Likelihood):
@@ -312,8 +321,7 @@ class Ordinal(Likelihood):
     link: str = eqx.field(static=True, default="logit")
 
     def __check_init__(self) -> None:
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 2:
-            raise ValueError(f"classes is {self.classes!r}; a whole number of at least 2 is wanted.")
+        _check_count(self.classes)
         if self.link not in ("logit", "probit"):
             raise ValueError(f"link is {self.link!r}; 'logit' or 'probit' is wanted.")
 
@@ -335,9 +343,7 @@ class Ordinal(Likelihood):
     def check(self, y: Any, name: str = "y") -> None:
         """Observations are classes below ``classes``, and given cutpoints are as many as pass between them."""
         super().check(y, name)
-        largest = np.nanmax(np.asarray(y, float))
-        if largest >= self.classes:
-            raise ValueError(f"{name} holds {largest:g}; Ordinal({self.classes}) takes 0 to {self.classes - 1}.")
+        _check_largest(self, y, name)
         held: Any = self.cutpoints
         if isinstance(held, Default | Given):
             return
@@ -348,10 +354,10 @@ class Ordinal(Likelihood):
             )
 
     def _log_probabilities(self, f: Float[Array, " n"], width: Any = 1.0) -> Float[Array, "n classes"]:
-        ends = (jnp.asarray(self.cutpoints) - f[:, None]) / jnp.reshape(jnp.asarray(width, f.dtype), (-1, 1))
+        cutpoints, width = jnp.asarray(self.cutpoints), jnp.reshape(jnp.asarray(width, f.dtype), (-1, 1))
+        ends, gap = (cutpoints - f[:, None]) / width, jnp.diff(cutpoints) / width
         below = jax.nn.log_sigmoid if self.link == "logit" else jax.scipy.special.log_ndtr
         between = _between_logits if self.link == "logit" else _between_probits
-        gap = jnp.diff(jnp.asarray(self.cutpoints)) / jnp.reshape(jnp.asarray(width, f.dtype), (-1, 1))
         inside = between(ends[:, :-1], ends[:, 1:], gap)
         return jnp.concatenate([below(ends[:, :1]), inside, below(-ends[:, -1:])], axis=1)
 

@@ -93,7 +93,8 @@ def auto_ets(
     powers = fitting.PRIOR if prior else (0.0, 0.0)
     groups = _grouped(forms)
     order = [form for group in groups.values() for form in group]
-    count, k = np.sum(~np.isnan(held), axis=0), np.array([_parameters(form, int(period)) for form in order])[:, None]
+    count = np.sum(~np.isnan(held), axis=0)
+    k = np.concatenate([_parameters(program, group, int(period)) for program, group in groups.items()])
     impossible = np.array([form.positive for form in order])[:, None] & (np.nanmin(held, axis=0) <= 0)
 
     def criterion_of(log_likelihood: np.ndarray, name: str = criterion) -> np.ndarray:
@@ -139,9 +140,10 @@ def _grouped(forms: list[Form]) -> dict[Form, list[Form]]:
     return groups
 
 
-def _parameters(form: Form, period: int) -> int:
-    """Smoothing parameters, starting states and the error variance."""
-    return 3 + 2 * (form.trend != "N") + form.damped + period * (form.season != "N")
+def _parameters(program: Form, forms: list[Form], period: int) -> np.ndarray:
+    """How many each form of a program estimates, (candidate, 1)."""
+    m = fitting.masks(forms, jnp.zeros(1, int))
+    return np.asarray(fitting.used_parameters(program, m, fitting.size(program, period)))[:, None]
 
 
 def _status(held: np.ndarray, unusable: dict[int, str], value: np.ndarray) -> tuple[str, ...]:

@@ -296,6 +296,11 @@ def squares(found: Run, m: Masks) -> Float[Array, " lanes"]:
     return jnp.sum(jnp.where(found.seen, found.error / mean, 0.0) ** 2, 0)
 
 
+def size(form: Form, period: int) -> int:
+    """Parameters of a program: four for smoothing, level, slope and all seasons but the last."""
+    return 6 + (period - 1 if form.season != "N" else 0)
+
+
 def used_parameters(form: Form, m: Masks, params: int) -> Array:
     """Parameters that a lane estimates, the error variance counted."""
     season = params - 5 if form.season != "N" else 0

@@ -106,15 +106,11 @@ class _Part:
     def begin(self, pairs: np.ndarray, start: tuple[float, ...]) -> np.ndarray:
         """Where the descents of some pairs begin."""
         shares = jnp.asarray(start, self.powers.dtype)[:, None]
-        xs = [np.zeros((self._params, 0))]
+        xs = [np.zeros((fitting.size(self.program, self.period), 0))]
         for part, count in self._chunks(pairs):
             x = fitting.begin(self.program, *self._some(part), jnp.tile(shares, (1, self.size)), self.period)
             xs.append(np.asarray(x)[:, :count])
         return np.concatenate(xs, axis=1)
-
-    @property
-    def _params(self) -> int:
-        return 6 + (self.period - 1 if self.program.season != "N" else 0)
 
     def descend(self, pairs: np.ndarray, x: np.ndarray, steps: int) -> None:
         """Descents of some pairs from x; what they find is kept where it is lower."""

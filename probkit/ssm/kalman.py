@@ -39,9 +39,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probkit.ssm.diffuse import spend
+from probkit.ssm.diffuse import settle, spend
 from probkit.ssm.recursions import Cumulants, Filtered, backward, flat_forms, forward, log_density, smoothed_mean
-from probkit.ssm.statespace import Start, StateSpace, System, as_system
+from probkit.ssm.statespace import Start, StateSpace, System, as_entries, as_system
 
 
 @jax.jit
@@ -96,8 +96,10 @@ def burned_log_likelihood(y: ArrayLike, model: StateSpace, start: Start) -> Floa
     R's `arima` leaves the same terms out. Arguments as in `log_likelihood`.
     """
     s = as_system(y, model, start)
-    f, e = forward(s)
-    size = jnp.sum(jnp.square(spend(e.seen, e.z, s.T, s.A, keep=False).w), axis=-1)
+    e = as_entries(s)
+    spent = spend(e.seen, e.z, s.T, s.A)
+    f, _ = forward(s, settle(spent, e.y, e.z, s.A))
+    size = jnp.sum(jnp.square(spent.w), axis=-1)
     terms = jnp.where(size > 0, jnp.log(jnp.where(size > 0, size, 1)) + math.log(2 * math.pi), 0)
     return log_density(f, e.seen) + 0.5 * jnp.sum(terms)
 

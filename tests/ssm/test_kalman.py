@@ -269,15 +269,22 @@ def test_the_state_after_the_last_time_starts_the_future():
     assert np.isposinf(np.diagonal(kalman.forecast(model, start, 2).variance, axis1=1, axis2=2)).all()
 
 
+def long_season(n, rng):
+    """A walk seen as a level and eleven harmonics of a season of 168: 23 flat states that few values tell apart."""
+    angle = 2 * np.pi * np.outer(np.arange(n), np.arange(1, 12)) / 168
+    Z = np.column_stack([np.ones(n), np.cos(angle), np.sin(angle)])[:, None]
+    m = Z.shape[-1]
+    model = StateSpace(Z, [[0.5]], np.eye(m), np.eye(m), 0.02 * np.eye(m))
+    return rng.normal(size=n).cumsum(), model, diffuse_start(np.ones(m))
+
+
 @pytest.mark.once
 @pytest.mark.skipif(tol(0, 1) == 1, reason="float32 has no digits for a start that leaves float64 none")
 def test_starts_that_are_ill_determined_against_dense_algebra():
     """Eleven harmonics of a long season, with large gains. States of many units give the value in any of them."""
     n, rng = 180, np.random.default_rng(8)
-    angle = 2 * np.pi * np.outer(np.arange(n), np.arange(1, 12)) / 168
-    Z = np.column_stack([np.ones(n), np.cos(angle), np.sin(angle)])[:, None]
-    m, y = Z.shape[-1], rng.normal(size=n).cumsum()
-    model, start = StateSpace(Z, [[0.5]], np.eye(m), np.eye(m), 0.02 * np.eye(m)), diffuse_start(np.ones(m))
+    y, model, start = long_season(n, rng)
+    Z, m = model.Z, model.Z.shape[-1]
     C = 0.5 * np.eye(n) + 0.02 * np.minimum(np.arange(n)[:, None], np.arange(n)) * (Z[:, 0] @ Z[:, 0].T)
     L = np.linalg.cholesky(C)
     X, e = np.linalg.solve(L, Z[:, 0]), np.linalg.solve(L, y)
@@ -310,11 +317,7 @@ def test_draws_of_the_states_have_the_smoother_s_moments(name):
 @pytest.mark.once
 def test_draws_after_an_ill_determined_start_have_the_smoother_s_spread():
     """Forty values of 23 flat states that begin vague: half of the spread is that of the start."""
-    n, rng = 40, np.random.default_rng(8)
-    angle = 2 * np.pi * np.outer(np.arange(n), np.arange(1, 12)) / 168
-    Z = np.column_stack([np.ones(n), np.cos(angle), np.sin(angle)])[:, None]
-    m, y = Z.shape[-1], rng.normal(size=n).cumsum()
-    model, start = StateSpace(Z, [[0.5]], np.eye(m), np.eye(m), 0.02 * np.eye(m)), diffuse_start(np.ones(m))
+    y, model, start = long_season(40, np.random.default_rng(8))
     draw = jax.jit(jax.vmap(lambda k: smoother.simulate_states(k, y, model, start)))
     states = np.asarray(draw(jax.random.split(jax.random.key(0), 1000)))
     sd = np.sqrt(np.diagonal(smoother.smooth(y, model, start).variance, axis1=1, axis2=2))
