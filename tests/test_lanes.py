@@ -111,6 +111,7 @@ def test_new_data_compile_nothing(fitted):
     assert compiled.count == 0
 
 
+@pytest.mark.once
 def test_a_lane_that_cannot_be_fitted_stays_alone(fitted):
     y = Y.copy()
     y[:, 0], y[7, 4] = np.nan, np.inf

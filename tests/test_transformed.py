@@ -22,6 +22,7 @@ def model(kind, power):
     return pk.model.strong(pk.Transformed(INNER, kind, power), jnp.result_type(float))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("kind", "power"), [("log", None), ("boxcox", 0.5), ("boxcox", -0.3), ("boxcox", 0.0)])
 def test_density_and_leave_one_out_carry_the_jacobian(kind, power):
     one, lam = model(kind, power), 0.0 if power is None else power

@@ -27,6 +27,7 @@ def back(name, value, scale, offset):
     return (value - offset) / scale if name == "mean" else value / scale
 
 
+@pytest.mark.once
 @models
 @changes
 def test_the_mode_and_its_standard_errors(name, scale, offset):

@@ -39,6 +39,7 @@ def nile():
     return pk.auto_arima(pk.datasets.nile(), key=KEY, max_p=2, max_q=1)
 
 
+@pytest.mark.once
 def test_the_nile(nile):
     assert nile.chosen == "ARIMA(1,1,1)"  # R's choice
     assert abs(nile.table["aicc"][0] - 1267.5074) < 0.1
@@ -59,6 +60,7 @@ def test_its_forecast(nile):
     assert 336 * 0.98 < half[-1] < 336 * 1.6
 
 
+@pytest.mark.once
 def test_a_panel_with_lanes_that_cannot_be_fitted():
     y = pk.datasets.nile().to_numpy(float)
     late = y.copy()

@@ -129,6 +129,7 @@ def many(y, vectors, sigma, order):
 LOOSE = {("co2", "2 0 1"), ("austres", "2 0 1"), ("co2", "1 0 1")}
 
 
+@pytest.mark.once
 def test_the_figures_of_r():
     """All rows at R's parameters; short series padded with missing values and low orders with zeros."""
     if jnp.result_type(float) != jnp.float64:

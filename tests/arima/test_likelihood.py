@@ -48,6 +48,7 @@ def test_for_alpha_up_to_one_it_is_a_local_level(alpha):
     assert_allclose(*ahead, rtol=RTOL)
 
 
+@pytest.mark.once
 def test_gradient_is_that_of_the_variances():
     f = lambda p: log_likelihood(jnp.asarray(GAPS), p[0], p[1])
     p = jnp.array([-0.4, 1.3])

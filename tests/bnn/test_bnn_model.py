@@ -145,6 +145,7 @@ def mode():
     return pk.fit(pk.BNN(pk.mlp(3)), Y1, X1, key=jax.random.key(0), method=pk.MAP(starts=4), progress=False)
 
 
+@pytest.mark.once
 def test_map_learns_and_predicts_in_units(mode):
     assert mode.report.converged
     prediction = mode.predict(X1)

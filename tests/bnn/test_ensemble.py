@@ -28,6 +28,7 @@ def posterior():
     return fit()
 
 
+@pytest.mark.once
 def test_members_are_the_draws_and_differ(posterior):
     assert posterior.report.converged
     weights = posterior.sites["net.layers.0.weight"]

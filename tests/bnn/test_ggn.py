@@ -21,6 +21,7 @@ def matrix():
     return jnp.asarray(B.T @ B + 0.1 * np.eye(41))
 
 
+@pytest.mark.once
 def test_inverse(matrix):
     found = inverse(matrix)
     dense = np.linalg.inv(np.asarray(matrix, float))
@@ -100,6 +101,7 @@ def test_evidence_of_a_linear_model_is_exact(line):
     assert np.allclose(evidence(line, jnp.asarray(alpha))[0], exact, rtol=tol(1e-9, 1e-4))
 
 
+@pytest.mark.once
 def test_fixed_point_maximises_the_evidence(line):
     group = line[3]
 

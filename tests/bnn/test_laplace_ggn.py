@@ -33,6 +33,7 @@ def by_hand(X_new, noise):
     return Y.mean() + unit * Z_new @ mean, unit * spread
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("structure", "layers"),
     [("full", "all"), pytest.param("full", "last", marks=pytest.mark.slow), ("kfac", "all")],
@@ -74,6 +75,7 @@ def mixture():
     return fit(pk.mlp(8))
 
 
+@pytest.mark.once
 def test_a_net_learns_noise_and_spread(mixture):
     assert mixture.report.rung == "laplace"
     assert np.all((mixture.sites["likelihood.scale"] > 1.5) & (mixture.sites["likelihood.scale"] < 8))

@@ -24,6 +24,7 @@ def panels():
     return [pk.auto_ets(y, key=KEY) for y in (GOOD, BAD)]
 
 
+@pytest.mark.once
 def test_a_bad_lane_harms_no_other(panels):
     good, bad = panels
     for name, values in good.figures.items():
@@ -43,6 +44,7 @@ def test_a_bad_lane_harms_no_other(panels):
         assert_allclose(ahead[1].mean[4], 1e12 * ahead[0].mean[4], rtol=1e-6)
 
 
+@pytest.mark.once
 def test_the_table_and_the_best_are_of_one_series(panels):
     one = pk.auto_ets(pd.Series(GOOD[:, 6], index=pd.period_range("2000", periods=60, freq="Y")), key=KEY)
     assert list(one.table["aicc"]) == sorted(one.table["aicc"])

@@ -20,6 +20,7 @@ def quarters(**fields):
     return pk.ETS("AAdA", period=4, **fields)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "sites"),
     [
@@ -53,6 +54,7 @@ def test_the_states_are_standard_normal_given_the_rest(model, sites):
     assert_allclose(np.linalg.slogdet(np.asarray(jacobian, float))[1], log_det, atol=tol(1e-9, 1e-3))
 
 
+@pytest.mark.once
 def test_gaps_and_user_s_priors_leave_one_to_one():
     """Where the law is only near, the map and its Jacobian are exact all the same."""
     target = Target(quarters(), (jnp.asarray(GAPS, float), None)).resolved()

@@ -55,6 +55,7 @@ def dense(law, n):
     return mean, float(law.scale) ** 2 * psi @ psi.T
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["ANN", "AAdN", "AAA"])
 def test_gaussian_forms_are_multivariate_normal(name):
     """Density, leave-one-out and forecasts, with and without missing values, against dense algebra."""

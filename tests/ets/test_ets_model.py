@@ -42,6 +42,7 @@ def test_a_flat_start_and_a_weak_prior_agree(nile, nile_level):
     assert_allclose(shares[0], shares[1], atol=0.06)
 
 
+@pytest.mark.once
 def test_maximum_likelihood_is_that_of_r():
     """R's ets on the Nile: alpha 0.2455, level 1110.69, log-likelihood -726.390519999206 by its own constant."""
     found = pk.fit(pk.ETS("ANN"), pk.datasets.nile(), key=jax.random.key(0), method=pk.MLE(starts=4))

@@ -122,6 +122,7 @@ def test_predict_at_the_training_inputs(y):
     assert_allclose(law.variance, np.diag(S), rtol=RTOL)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("y", [Y, Y_MISSING])
 def test_predict_at_new_inputs(y):
     gp = process()

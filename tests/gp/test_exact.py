@@ -74,6 +74,7 @@ def test_log_likelihood_against_scipy(missing):
     assert_allclose(gradient, jax.jit(jax.grad(objective(X, y)))(THETA), rtol=RTOL, atol=RTOL)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("duplicates", "missing"), [(False, ()), (True, MISSING)])
 def test_gradient_and_hessian_against_autodiff(duplicates, missing):
     X, y = data(duplicates=duplicates, missing=missing)

@@ -36,6 +36,7 @@ def law(name, t):
     return LatentProcess(pk.Matern52(t[0], t[1]), X, LIKELIHOODS[name](t[3]), t[2])
 
 
+@pytest.mark.once
 @pytest.mark.skipif(jnp.result_type(float) != jnp.float64, reason="finite differences want double")
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_derivatives_of_the_evidence_by_finite_differences(name):
@@ -63,6 +64,7 @@ def test_classification_against_scikit_learn():
     assert_allclose(p, theirs.predict_proba(np.asarray(new)[:, None])[:, 1], atol=2e-3)
 
 
+@pytest.mark.once
 def test_a_gaussian_likelihood_is_exact():
     y = Y["student"]
     latent = LatentProcess(pk.Matern52(0.8, 1.3), X, Gaussian(0.3), 0.2)
@@ -79,6 +81,7 @@ def test_a_gaussian_likelihood_is_exact():
         assert_allclose(got, want, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["bernoulli", pytest.param("student", marks=pytest.mark.slow)])
 def test_leave_one_out_by_leaving_out(name):
     process, y = law(name, THETA), Y[name]
@@ -90,6 +93,7 @@ def test_leave_one_out_by_leaving_out(name):
     assert_allclose(np.asarray(terms)[list(places)], want, atol=0.35 if name == "student" else 0.1)
 
 
+@pytest.mark.once
 def test_observations_by_quadrature():
     f, v = jnp.array([0.3, -1.0]), jnp.array([0.5, 2.0])
     one = Observation(Poisson(unit=2.0), f, v)

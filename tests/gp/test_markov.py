@@ -39,6 +39,7 @@ def laws(kernel, t):
 QUICK = ("matern12", "sum")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "kernel", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KERNELS]
 )

@@ -96,6 +96,7 @@ def exact_law(name, law, y):
     return found.mean, found.covariance_matrix - 0.09 * jnp.eye(4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "name", ["exact", *(pytest.param(name, marks=pytest.mark.slow) for name in SOLVERS if name != "exact")]
 )

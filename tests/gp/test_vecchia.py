@@ -29,6 +29,7 @@ def law_of(u, neighbours, plain=False, y=Y):
     return solver.distribution(kernel_of(u, plain), X, u[4], u[5])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "plain", [pytest.param(False, marks=pytest.mark.slow, id="stationary"), pytest.param(True, id="any")]
 )

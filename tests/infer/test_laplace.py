@@ -52,6 +52,7 @@ def fitted(method):
     return pk.fit(gaussian, args=(Y.astype(jnp.result_type(float)),), key=jax.random.key(3), method=method)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("importance", [True, False])
 def test_a_gaussian_posterior_is_exact(importance):
     posterior = fitted(pk.Laplace(importance=importance))

@@ -38,6 +38,7 @@ def test_the_nile_against_quadrature(grid):
         assert_allclose(draws.std(), grid.std[name], rtol=0.15)
 
 
+@pytest.mark.once
 def test_the_report():
     report = nile_fit(RAGGED).report
     assert report.converged

@@ -143,6 +143,7 @@ def test_minibatches_against_all_the_data():
     assert_allclose(posterior.report.elbo, whole, atol=4 * posterior.report.elbo_error + 1.0)
 
 
+@pytest.mark.once
 def test_the_report_of_minibatches():
     report = minibatch_fit().report
     assert report.k_hat is None

@@ -56,6 +56,7 @@ def test_a_gaussian_posterior_is_exact(guide):
     assert report.elbo_error < tol(1e-6, 1e-3)
 
 
+@pytest.mark.once
 def test_mean_field_alone_loses_spread_and_says_so():
     posterior = fitted(linear_response=False, draws=20_000)
     _, covariance, evidence = exact()
@@ -198,6 +199,7 @@ def test_what_is_told_when_it_does_not_end(nile):
     assert not report.converged and "2048 fixed draws leave" in report.reason and "max_draws" in report.advice
 
 
+@pytest.mark.once
 def test_lanes_and_a_model_without_priors(nile):
     held = np.asarray(nile, float)
     posterior = pk.fit(pk.LocalLevel(), np.stack([held, held[::-1]], axis=1), key=KEY, method=NILE, progress=False)

@@ -93,6 +93,7 @@ def test_a_parameter_without_effect_stays():
     assert_allclose(found.x[:, 0], [2.0, 3.0], rtol=tol(1e-6, 1e-4))
 
 
+@pytest.mark.once
 def test_elimination_is_that_of_linalg():
     rng = np.random.default_rng(1)
     J = rng.normal(size=(5, 20, 3))

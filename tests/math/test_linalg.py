@@ -91,14 +91,20 @@ def test_derivative_of_the_factor():
 
 @pytest.mark.parametrize("n", [1, 7, 16, 37, 90])
 def test_blocks_equal_the_whole(n):
-    L = jnp.linalg.cholesky(matrix(n))
+    L, b = jnp.linalg.cholesky(matrix(n)), jnp.linspace(-1.0, 2.0, n)
+
+    @jax.jit
+    def blocks(L, b):
+        whole = triangular_inverse(L, block=4), triangular_gram(L, block=4), spd_inverse(L, block=4)
+        return *whole, solve_lower(L, b, block=4), solve_lower_transposed(L, b, block=4)
+
+    inverse, gram, spd, forth, back = blocks(L, b)
     dense = np.asarray(L, np.float64)
-    assert_allclose(triangular_inverse(L, block=4), np.linalg.inv(dense), rtol=RTOL, atol=RTOL)
-    assert_allclose(triangular_gram(L, block=4), dense.T @ dense, rtol=RTOL, atol=RTOL)
-    assert_allclose(spd_inverse(L, block=4), np.linalg.inv(dense @ dense.T), rtol=RTOL, atol=RTOL)
-    b = jnp.linspace(-1.0, 2.0, len(L))
-    assert_allclose(solve_lower(L, b, block=4), np.linalg.solve(dense, b), rtol=RTOL, atol=RTOL)
-    assert_allclose(solve_lower_transposed(L, b, block=4), np.linalg.solve(dense.T, b), rtol=RTOL, atol=RTOL)
+    assert_allclose(inverse, np.linalg.inv(dense), rtol=RTOL, atol=RTOL)
+    assert_allclose(gram, dense.T @ dense, rtol=RTOL, atol=RTOL)
+    assert_allclose(spd, np.linalg.inv(dense @ dense.T), rtol=RTOL, atol=RTOL)
+    assert_allclose(forth, np.linalg.solve(dense, b), rtol=RTOL, atol=RTOL)
+    assert_allclose(back, np.linalg.solve(dense.T, b), rtol=RTOL, atol=RTOL)
 
 
 def test_spd_solve_against_numpy():

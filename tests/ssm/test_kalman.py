@@ -235,6 +235,7 @@ def test_outside_the_sane_region_minus_infinity_without_slope(factor):
     assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("axis", [0, 2])
 def test_vmap_equals_loop_on_either_axis_and_a_bad_lane_stays_alone(axis):
     y, model, start = arrays(*case("diffuse, gaps"))
@@ -254,6 +255,7 @@ def test_vmap_equals_loop_on_either_axis_and_a_bad_lane_stays_alone(axis):
     assert (np.asarray(batched[0]) == -np.inf).tolist() == [False, False, True, False]
 
 
+@pytest.mark.once
 def test_the_state_after_the_last_time_starts_the_future():
     y, model, start = case("diffuse, gaps")
     after = kalman.run_filter(y[:6], model, start).next

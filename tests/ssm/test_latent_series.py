@@ -286,6 +286,7 @@ def test_wrong_arguments():
         pk.fit(pk.LatentStructural(level, pk.likelihoods.Categorical(3)), [1.0, 2.0], key=KEY)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("rate", "sd", "y"), [(3.0, 0.5, 2.0), (1000.0, 0.5, 1144.0), (1e4, 0.3, 1e4), (5.0, 2.0, 0.0)]
 )
@@ -298,5 +299,6 @@ def test_counts_that_know_their_rate(rate, sd, y):
     assert_allclose(law.log_prob(jnp.asarray([y]))[0], exact, atol=tol(1e-6, 2e-2))
 
 
+@pytest.mark.once
 def test_nothing_observed_says_nothing():
     assert float(law("poisson", POINT).log_prob(jnp.full(N, jnp.nan))) == 0.0

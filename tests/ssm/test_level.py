@@ -200,6 +200,7 @@ def test_vmap_equals_loop_on_either_axis_and_a_bad_lane_stays_alone(axis):
     assert (np.asarray(batched[0][0]) == -np.inf).tolist() == [False, False, True, False, False, False]
 
 
+@pytest.mark.once
 def test_jit_equals_eager_and_integers_are_numbers():
     y = series([4])
     for f in (log_likelihood, smooth, leave_one_out):

@@ -397,6 +397,7 @@ def test_calibrated(name):
     assert found.uniform(), found.table()
 
 
+@pytest.mark.once
 def test_ugly_series_have_finite_slopes():
     """At the middle of the default priors; a constant column, huge numbers, two values at the end."""
     t = np.arange(12.0)

@@ -75,6 +75,7 @@ def test_a_diffuse_path_starts_at_level_zero():
     assert np.isposinf(p.variance).all()
 
 
+@pytest.mark.once
 def test_leading_axes_of_y_and_of_the_scales():
     y = jnp.stack([Y, Y + 1, 2 * Y])
     one = jax.jit(lambda row: law().log_prob(row))

@@ -31,12 +31,14 @@ def test_there_and_back_and_inside_the_region():
     assert pacf_to_ar(np.zeros(0)).shape == (0,)
 
 
+@pytest.mark.once
 def test_the_constraint_is_that_of_the_roots():
     phi = np.random.default_rng(1).uniform(-1.6, 1.6, (200, 3))
     assert_allclose(stationary_ar(phi), [roots(one) < 1 for one in phi])
     assert not stationary_ar(np.array([1.0])) and stationary_ar(np.array([0.99]))
 
 
+@pytest.mark.once
 def test_jacobians_against_autodiff():
     for r in jnp.asarray(R[:2]):
         assert_allclose(log_jacobian(r), jnp.linalg.slogdet(jax.jacobian(pacf_to_ar)(r))[1], rtol=RTOL)

@@ -43,6 +43,7 @@ def test_flat_prior_is_least_squares(flat):
     assert_allclose(flat.moduli().mean(), np.abs(np.linalg.eigvals(A)).max(), atol=0.1)
 
 
+@pytest.mark.once
 def test_series_that_tell_little():
     """A constant column harms nothing under a proper prior; a flat one needs more equations than coefficients."""
     few = np.stack([Y[:5, 0], np.full(5, 3.0)], axis=1)
