@@ -70,13 +70,11 @@ def rounding(value: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def value_gradient_hessian(fun: Callable, x: Float[Array, " D"]) -> tuple[Array, Array, Array]:
-    """Value, gradient and Hessian in one pass: forward mode over the gradient, primal computed once."""
-    both = jax.value_and_grad(fun)
-
-    def along(direction: Array) -> tuple:
-        return jax.jvp(both, (x,), (direction,))
-
-    (value, gradient), (_, hessian) = jax.vmap(along, out_axes=((None, None), (0, 0)))(jnp.eye(x.size, dtype=x.dtype))
+    """Value, gradient and Hessian: the gradient made linear once, then a product for every direction."""
+    # Pushing directions through the gradient itself drags them through its nonlinear part, and XLA:CPU no longer makes
+    # a native loop of a scan: 15 times as long for a GARCH of 200 steps.
+    (value, gradient), along = jax.linearize(jax.value_and_grad(fun), x)
+    hessian = jax.vmap(lambda direction: along(direction)[1])(jnp.eye(x.size, dtype=x.dtype))
     return value, gradient, 0.5 * (hessian + hessian.T)
 
 
