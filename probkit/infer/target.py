@@ -221,9 +221,11 @@ class Target(eqx.Module):
         largest = max([1, *sizes])
         if isinstance(self.model, Model):
             largest *= self.model.work(*self.args)
+        cpu = jax.default_backend() == "cpu"
         if not self.factorises():
-            batch = max(16, 2_000_000 // largest)
-        elif jax.default_backend() == "cpu":
+            # 8 MB of an array at a time stay in a CPU's last cache; twice as much took a fifth longer.
+            batch = max(16, (1_000_000 if cpu else 2_000_000) // largest)
+        elif cpu:
             return jax.lax.map(lambda one: fn(*one), arrays)
         else:
             batch = max(4, 50_000_000 // largest**2)
