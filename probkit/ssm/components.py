@@ -279,6 +279,8 @@ class Structure(eqx.Module):
         log_volume: constant to add to the log-likelihood: the flat states are scaled.
         flat: numbers of the flat states.
         level: number of the flat level, if there is one.
+        moves: numbers of the states that T moves, if y sees each by the same z at all times and no disturbance of
+            moving direction meets them; else None.
     """
 
     z: Array
@@ -293,6 +295,7 @@ class Structure(eqx.Module):
     log_volume: Float[Array, ""]
     flat: tuple[int, ...] = eqx.field(static=True)
     level: int | None = eqx.field(static=True, default=None)
+    moves: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     def matrices(self) -> StateSpace:
         """The same model for the dense functions of `probkit.ssm.kalman` and `probkit.ssm.smoother`."""
@@ -333,6 +336,7 @@ def assemble(blocks: Sequence[Block], h: ArrayLike, dtype: type | jnp.dtype) -> 
     heads = tuple(at + i for block, at in pairs for i in block.T.heads)
     links = tuple((at + i, at + j) for block, at in pairs for i, j in block.T.links)
     moving = [(block.v, block.g, at) for block, at in pairs if block.v is not None and block.g is not None]
+    moved = [(block, at) for block, at in pairs if block.T.diagonal is not None or block.T.heads or block.T.links]
     times = [np.shape(block.z)[0] for block in blocks if np.ndim(block.z) == 2]
     return Structure(
         z=joined([jnp.broadcast_to(cast(block.z), (*times[:1], len(block.flat))) for block in blocks]),
@@ -347,6 +351,9 @@ def assemble(blocks: Sequence[Block], h: ArrayLike, dtype: type | jnp.dtype) -> 
         log_volume=sum((cast(block.log_volume) for block in blocks), jnp.zeros((), dtype)),
         flat=tuple(at + i for block, at in pairs for i, flat in enumerate(block.flat) if flat),
         level=next((at for block, at in pairs if block.has_level), None),
+        moves=None
+        if any(np.ndim(block.z) == 2 or block.g is not None for block, _ in moved)
+        else tuple(at + i for block, at in moved for i in range(len(block.flat))),
     )
 
 

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 from probkit.math.latent import Terms, gradient, masked, observed_curvature, positive_curvature
 from probkit.ssm.components import Structure
 from probkit.ssm.statespace import Start
-from probkit.ssm.structured import joseph, moved, moving, times
+from probkit.ssm.structured_passes import joseph, moved, moving, times
 from probkit.ssm.structured_smoother import simulate
 
 #: Newton steps at most; eight or so are usual.

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints, transforms
 
-from probkit.ssm import kalman, smoother, structured
+from probkit.ssm import kalman, smoother, structured, structured_passes
 from probkit.ssm.components import Structure
 from probkit.ssm.distribution import LinearGaussian, as_float
 from probkit.ssm.statespace import Start, StateSpace, depends_on_time
@@ -81,7 +81,9 @@ class MultivariateSeries(dist.Distribution):
     def _log_prob(self, y: Array) -> Array:
         units = self._units(y)
         seen = ~jnp.isnan(y)
-        spent = jax.vmap(lambda seen: structured.spend_flat(seen, self.base).size > 0, in_axes=1, out_axes=1)(seen)
+        spent = jax.vmap(lambda seen: structured_passes.spend_flat(seen, self.base).size > 0, in_axes=1, out_axes=1)(
+            seen
+        )
         scored = jnp.sum(seen & ~spent, axis=0)
         value = kalman.log_likelihood(self._plain(y, units), *self._scaled(units))
         return value - jnp.sum(scored * jnp.log(units[1])) + y.shape[1] * self.base.log_volume

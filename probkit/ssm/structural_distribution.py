@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from probkit.ssm import structured, structured_smoother
+from probkit.ssm import structured, structured_passes, structured_smoother
 from probkit.ssm.components import Structure
 from probkit.ssm.distribution import LinearGaussian
 from probkit.ssm.recursions import flat_forms
@@ -74,7 +74,7 @@ class StructuralDistribution(dist.Distribution):
 
         def one(y):
             plain, s, _, unit = in_units(y, self.structure)
-            spent = structured.spend_flat(~jnp.isnan(y), s)
+            spent = structured_passes.spend_flat(~jnp.isnan(y), s)
             scored = jnp.sum(~jnp.isnan(y) & (spent.size == 0))
             return structured.log_likelihood(plain, s) - scored * jnp.log(unit) + s.log_volume
 
@@ -115,8 +115,8 @@ class StructuralDistribution(dist.Distribution):
     def one_step(self, y: Float[Array, " time"]) -> dist.Normal:
         """The law of each y_t given those before it, batch shape (time,); NaN where it sees a state still flat."""
         plain, s, origin, unit = in_units(jnp.asarray(y, self.structure.q.dtype), self.structure)
-        spent, s, *_ = structured.settle(plain, s, keep=True)
-        f, _ = structured.run_forward(plain, s, spent, keep=True)
+        spent, s, *_ = structured_passes.settle(plain, s, keep=True)
+        f, _ = structured_passes.run_forward(plain, s, spent, keep=True)
         z = jnp.broadcast_to(s.z, f.K.shape)
         mean = jnp.einsum("ti,ti->t", z, f.a) + s.d
         variance = jnp.einsum("ti,tij,tj->t", z, f.P, z) + s.h
@@ -145,8 +145,8 @@ class StructuralDistribution(dist.Distribution):
         if future is None and (s.z.ndim == 2 or s.g is not None or s.d.ndim):
             raise ValueError("A part of this model depends on time: pass forecast(..., future=) with its next values.")
         plain, scaled, origin, unit = in_units(jnp.asarray(y, s.q.dtype), s)
-        spent, scaled, *_ = structured.settle(plain, scaled)
-        a, P, A = structured.run_forward(plain, scaled, spent)[1]
+        spent, scaled, *_ = structured_passes.settle(plain, scaled)
+        a, P, A = structured_passes.run_forward(plain, scaled, spent)[1]
         model = (s if future is None else future).matrices()
         model = model._replace(d=jnp.asarray(model.d) + origin)
         return LinearGaussian(model, Start(unit * a, unit * unit * P, A), horizon)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from probkit.ssm.components import Structure
 from probkit.ssm.recursions import flat_forms
 from probkit.ssm.statespace import factor
-from probkit.ssm.structured import Errors, Spent, joseph, run_forward, settle, times
+from probkit.ssm.structured_passes import Errors, Spent, joseph, run_forward, settle, times
 
 
 class Forms(NamedTuple):
