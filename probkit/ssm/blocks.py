@@ -97,8 +97,8 @@ def _moving_part(s: Structure, E: np.ndarray, k: int) -> tuple[Array, Array, Arr
     (power, Q, C), (Z, G) = lax.scan(step, (jnp.eye(d, dtype=z.dtype), zeros(d, d), zeros(d, k)), jnp.arange(k))
     lower = jnp.tril(G)
     G = lower + jnp.tril(G, -1).T
-    E = jnp.asarray(E)
-    return Z @ E, G, E.T @ C, E.T @ Q @ E, E.T @ (power - jnp.eye(d))
+    place = jnp.asarray(E)
+    return Z @ place, G, place.T @ C, place.T @ Q @ place, place.T @ (power - jnp.eye(d))
 
 
 def block_size(s: Structure, length: int) -> int:
