@@ -17,7 +17,6 @@ from probkit.ssm.components import Structure, Transition
 from probkit.ssm.structured_passes import Errors, Scores, Spent, run_backward, run_forward, settle
 
 
-@jax.jit
 def log_likelihood(y: Float[ArrayLike, " time"], s: Structure) -> Float[Array, ""]:
     """Joint log density of the observed values, flat states integrated out; constants as in `kalman.log_likelihood`.
 
@@ -38,7 +37,6 @@ def log_likelihood(y: Float[ArrayLike, " time"], s: Structure) -> Float[Array, "
     return _log_likelihood(y - s.d, s.h, s.T, s.q, s.v, s.P, known) + lax.stop_gradient(begun.constant)
 
 
-@jax.jit
 def leave_one_out(y: Float[ArrayLike, " time"], s: Structure) -> tuple[Array, Array]:
     r"""Mean and variance of each y given all others, $y - u / D$ and $1 / D$ (de Jong 1988).
 
