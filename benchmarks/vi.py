@@ -5,7 +5,7 @@
 Prints, for each posterior, the worst error of a mean in reference sds and the extreme ratios of sds: of `pk.VI()`
 (mean-field with linear response), and of NumPyro's AutoNormal and AutoMultivariateNormal after 20,000 steps of
 Adam (0.01), compiled as one loop.
-Seconds are those of a second run, everything compiled: of VI the whole call of `pk.fit`, of the guides the loop alone.
+Seconds are the median of three runs, everything compiled: of VI the whole call of `pk.fit`, of the guides the loop alone.
 The last lines give the ratios of errors and of seconds.
 """
 
@@ -29,12 +29,15 @@ import probkit as pk
 STEPS = 20_000
 
 
-def seconds_of(run):
-    """A second call's answer and its seconds."""
+def seconds_of(run, repeats=3):
+    """A later call's answer and the median of its seconds, everything compiled."""
     run(0)
-    begin = time.perf_counter()
-    out = run(1)
-    return out, time.perf_counter() - begin
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        out = run(1)
+        times.append(time.perf_counter() - begin)
+    return out, float(np.median(times))
 
 
 def numpyro_svi(guide_class, model, args):
