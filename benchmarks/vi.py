@@ -5,7 +5,8 @@
 Prints, for each posterior, the worst error of a mean in reference sds and the extreme ratios of sds: of `pk.VI()`
 (mean-field with linear response), and of NumPyro's AutoNormal and AutoMultivariateNormal after 20,000 steps of
 Adam (0.01), compiled as one loop.
-Seconds are the median of three runs, everything compiled: of VI the whole call of `pk.fit`, of the guides the loop alone.
+Seconds are the median of three runs, everything compiled: of VI the whole call of `pk.fit`, of the guides the loop
+alone.
 The last lines give the ratios of errors and of seconds.
 """
 
