@@ -16,6 +16,8 @@ from probkit.vi.noise import fixed_noise, over_blocks, pairs_in_block
 DENSE_MAX_DIM = 64
 #: The largest dimension that gets a linear-response covariance: a dense matrix is inverted.
 RESPONSE_MAX_DIM = 1000
+#: The most doublings of the draws at a time.
+MOST_DOUBLINGS = 3
 #: How far scales are drawn in, in logs, until the start has a finite ELBO.
 NARROWER = (0.0, -1.0, -2.0, -4.0, -8.0)
 
@@ -95,19 +97,24 @@ def fit_meanfield(
     def level(carry: tuple) -> tuple:
         blocks, phi, *_ = carry
         found = objective.optimum(phi, blocks)
-        return blocks * 2, found.x, found, objective.error(found, blocks)
+        error = objective.error(found, blocks)
+        # The error falls as the root of the draws: as many doublings as that takes.
+        doublings = jnp.clip(jnp.nan_to_num(jnp.ceil(2 * jnp.log2(jnp.max(error) / tolerance))), 1, MOST_DOUBLINGS)
+        more = jnp.minimum(blocks << doublings.astype(blocks.dtype), most)
+        return jnp.maximum(2 * blocks, more), found.x, found, error, blocks
 
     def unfinished(carry: tuple) -> Array:
-        blocks, _, found, error = carry
+        blocks, _, found, error, _ = carry
         return (blocks <= most) & jnp.isfinite(found.value) & ~(jnp.max(error) <= tolerance)
 
-    start = (jnp.array(1), _finite_start(objective, dim, dtype))
-    zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(level, start))
-    blocks, phi, found, error = jax.lax.while_loop(unfinished, level, (*start, zeros[2], jnp.full(dim, jnp.inf, dtype)))
+    first = (jnp.array(1), _finite_start(objective, dim, dtype))
+    zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(level, first))
+    start = (*first, zeros[2], jnp.full(dim, jnp.inf, dtype), first[0])
+    _, phi, found, error, blocks = jax.lax.while_loop(unfinished, level, start)
 
     covariance, definite = None, jnp.array(True)
     if dim <= DENSE_MAX_DIM or (response and dim <= RESPONSE_MAX_DIM):
-        covariance, definite = objective.response(found, blocks // 2)
+        covariance, definite = objective.response(found, blocks)
         covariance = covariance * scale[:, None] * scale
     guide = MeanField(*jnp.split(phi, 2))
     return GuideFit(
@@ -118,7 +125,7 @@ def fit_meanfield(
         decrement=found.decrement,
         steps=found.steps,
         error=error,
-        draws=blocks * pairs,
+        draws=2 * blocks * pairs,
         converged=found.converged & jnp.isfinite(found.value),
         definite=definite,
     )
