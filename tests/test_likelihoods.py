@@ -43,10 +43,11 @@ def test_information_is_the_variance_of_the_score(name, latent):
         return score[:, :, None] * score[:, None, :]
 
     count = 10_000
-    found = jax.lax.map(outer, jax.random.split(jax.random.key(2), count), batch_size=2000)
+    found = np.asarray(jax.lax.map(outer, jax.random.split(jax.random.key(2), count), batch_size=2000))
     error = 5 * found.std(0) / np.sqrt(count) + 1e-6
-    assert likelihood.fisher(f).shape == (5, likelihood.outputs, likelihood.outputs)
-    assert np.all(np.abs(found.mean(0) - likelihood.fisher(f)) < error)
+    information = jax.jit(lambda f: likelihood.fisher(f))(f)
+    assert information.shape == (5, likelihood.outputs, likelihood.outputs)
+    assert np.all(np.abs(found.mean(0) - information) < error)
 
 
 @pytest.mark.once
@@ -56,24 +57,35 @@ def test_marginal_is_the_mean_over_a_normal_latent(name, latent):
     k = likelihood.outputs
     f = latent[:, :k]
     covariance = jnp.broadcast_to(0.3 * (jnp.eye(k) * 0.8 + 0.2), (5, k, k))
-    law = likelihood.marginal(f, covariance)
-    e = jax.random.normal(jax.random.key(3), (20_000, 5, k)) @ jnp.linalg.cholesky(covariance[0]).T
-    if likelihood.discrete == "classes" and name != "Bernoulli":
-        probabilities = jax.vmap(lambda e: likelihood.law(f + e).probs)(e)
-        assert np.allclose(law.probs, probabilities.mean(0), atol=0.02)
+    classes = likelihood.discrete == "classes" and name != "Bernoulli"
+    parts = lambda law: law.probs if classes else (law.mean, law.variance)
+
+    @jax.jit
+    def both(key):
+        e = jax.random.normal(key, (20_000, 5, k)) @ jnp.linalg.cholesky(covariance[0]).T
+        return parts(likelihood.marginal(f, covariance)), jax.vmap(lambda e: parts(likelihood.law(f + e)))(e)
+
+    found, over = jax.tree_util.tree_map(np.asarray, both(jax.random.key(3)))
+    if classes:
+        assert np.allclose(found, over.mean(0), atol=0.02)
         return
-    mean, variance = jax.vmap(lambda e: (likelihood.law(f + e).mean, likelihood.law(f + e).variance))(e)
-    assert np.allclose(law.mean, mean.mean(0), atol=0.02, rtol=0.03)
-    assert np.allclose(law.variance, variance.mean(0) + mean.var(0), rtol=0.1, atol=0.02)
+    mean, variance = over
+    assert np.allclose(found[0], mean.mean(0), atol=0.02, rtol=0.03)
+    assert np.allclose(found[1], variance.mean(0) + mean.var(0), rtol=0.1, atol=0.02)
 
 
 @pytest.mark.once
 def test_a_point_without_spread_has_the_plain_law(latent):
     for likelihood in CONCRETE.values():
         f = latent[:, : likelihood.outputs]
-        y = likelihood.law(f).sample(jax.random.key(4))
         none = jnp.zeros((5, likelihood.outputs, likelihood.outputs))
-        gap = likelihood.marginal(f, none).log_prob(y) - likelihood.law(f).log_prob(y)
+
+        @jax.jit
+        def gap_of(f, likelihood=likelihood, none=none):
+            y = likelihood.law(f).sample(jax.random.key(4))
+            return likelihood.marginal(f, none).log_prob(y) - likelihood.law(f).log_prob(y)
+
+        gap = gap_of(f)
         assert np.all(np.abs(gap) < tol(1e-5, 3e-2 if likelihood.discrete == "counts" else 1e-5))
 
 
@@ -153,9 +165,10 @@ def test_one_class_is_refused():
 @pytest.mark.parametrize(("link", "cdf"), [("logit", logistic.cdf), ("probit", norm.cdf)])
 def test_ordered_classes_against_differences_of_the_law(link, cdf):
     cutpoints, f = np.array([-1.5, -0.2, 0.1, 2.0]), np.linspace(-4, 4, 9)
-    found = lk.Ordinal(5, cutpoints=jnp.asarray(cutpoints), link=link).law(jnp.asarray(f))
+    law = lk.Ordinal(5, cutpoints=jnp.asarray(cutpoints), link=link).law
+    found = jax.jit(lambda f: law(f).probs)(jnp.asarray(f))
     below = np.concatenate([np.zeros((9, 1)), cdf(cutpoints - f[:, None]), np.ones((9, 1))], axis=1)
-    assert np.allclose(found.probs, np.diff(below), rtol=tol(1e-9, 1e-4), atol=1e-7)
+    assert np.allclose(found, np.diff(below), rtol=tol(1e-9, 1e-4), atol=1e-7)
 
 
 @pytest.mark.parametrize("link", ["logit", "probit"])
@@ -190,9 +203,14 @@ def test_a_narrow_class_far_out_keeps_its_digits(link):
 def test_ordered_classes_by_default_have_the_shares_of_the_data():
     y = jnp.array([0.0] * 50 + [1.0] * 30 + [3.0] * 20 + [jnp.nan])
     for link in ("logit", "probit"):
-        prior = with_defaults(lk.Ordinal(4, link=link), y, None).cutpoints
-        middle = dist.biject_to(prior.support)(prior.base_dist.base_dist.loc)
-        probabilities = lk.Ordinal(4, cutpoints=middle, link=link).law(jnp.zeros(1)).probs[0]
+
+        @jax.jit
+        def probabilities_of(y, link=link):
+            prior = with_defaults(lk.Ordinal(4, link=link), y, None).cutpoints
+            middle = dist.biject_to(prior.support)(prior.base_dist.base_dist.loc)
+            return lk.Ordinal(4, cutpoints=middle, link=link).law(jnp.zeros(1)).probs[0]
+
+        probabilities = probabilities_of(y)
         assert np.allclose(probabilities, np.array([50.5, 30.5, 0.5, 20.5]) / 102, atol=1e-5)
     with pytest.raises(ValueError, match="Ordinal\\(3\\) takes 0 to 2"):
         lk.Ordinal(3).check(y)

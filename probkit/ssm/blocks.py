@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float
 from probkit.ssm.components import Structure
 
 BLOCK = 16  # times of a block: below it less is won, at 32 the products of matrices are spread over threads
-WIDE = 20  # states from which on blocks are taken
+WIDE = 12  # states from which on blocks are taken ...
+LONG = 20 * 128  # ... where states times values are so many: they take a fifth longer to compile
 
 
 class Blocks(NamedTuple):
@@ -107,5 +108,6 @@ def block_size(s: Structure, length: int) -> int:
     They cost twice as much to compile and save half of the time at 13 states, two thirds at 40. float32 goes by single
     steps: it has no digits to spare (`probkit.ssm.block_passes`).
     """
-    wide = s.moves is not None and s.q.shape[0] >= WIDE
-    return BLOCK if wide and length >= 8 * BLOCK and s.q.dtype == jnp.float64 else 1
+    states = s.q.shape[0]
+    pays = states >= WIDE and length >= 8 * BLOCK and states * length >= LONG
+    return BLOCK if pays and s.moves is not None and s.q.dtype == jnp.float64 else 1
