@@ -13,6 +13,7 @@ The last lines give the ratios of errors and of seconds.
 import argparse
 import os
 import time
+from statistics import geometric_mean
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
@@ -57,10 +58,6 @@ def numpyro_svi(guide_class, model, args):
     draws = guide.sample_posterior(jax.random.key(2), params, sample_shape=(4000,))
     latent = numpyro.infer.Predictive(model, draws, return_sites=None)(jax.random.key(3), *args)
     return {n: np.asarray(v)[None] for n, v in (latent | draws).items()}, seconds
-
-
-def geometric_mean(values):
-    return np.exp(np.mean(np.log(values)))
 
 
 def on_posteriordb(only, skip_svi):

@@ -24,7 +24,7 @@ from probkit.ssm.components import Structure
 
 BLOCK = 16  # times of a block: below it less is won, at 32 the products of matrices are spread over threads
 WIDE = 12  # states from which on blocks are taken ...
-LONG = 20 * 128  # ... where states times values are so many: they take a fifth longer to compile
+LONG = 20 * 128  # ... where states times values are so many
 
 
 class Blocks(NamedTuple):
@@ -105,8 +105,8 @@ def _moving_part(s: Structure, E: np.ndarray, k: int) -> tuple[Array, Array, Arr
 def block_size(s: Structure, length: int) -> int:
     """How many times to take at once; 1, single steps, where blocks are not worth what they cost to compile.
 
-    They cost twice as much to compile and save half of the time at 13 states, two thirds at 40. float32 goes by single
-    steps: it has no digits to spare (`probkit.ssm.block_passes`).
+    They cost twice as much to compile (a fit's first call takes a fifth longer) and save half of the time at 13 states,
+    two thirds at 40. float32 goes by single steps: it has no digits to spare (`probkit.ssm.block_passes`).
     """
     states = s.q.shape[0]
     pays = states >= WIDE and length >= 8 * BLOCK and states * length >= LONG

@@ -68,7 +68,7 @@ def fit_meanfield(
     ``ELBO(a, b) = mean_k log p(centre + scale (a + exp(b) z_k)) + sum(b) + constant``. Up to 64 dimensions each step
     takes the exact Hessian, above that conjugate gradients on its products. The error of the optimum from the draws is
     the sandwich ``H^-1 G H^-1 / n``, G the covariance of the gradients of n antithetic pairs: an upper bound, since
-    the draws are quasi-random and moment-matched.
+    the draws are quasi-random and moment-matched. As many doublings as it asks for are made at once, three at most.
 
     Args:
         log_density: u -> log p(u), up to a constant.
@@ -95,22 +95,21 @@ def fit_meanfield(
     objective = part(lambda w: -log_density(centre + scale * w), noise, run, max_steps)
 
     def level(carry: tuple) -> tuple:
-        blocks, phi, *_ = carry
-        found = objective.optimum(phi, blocks)
-        error = objective.error(found, blocks)
+        blocks, phi, _, error = carry
         # The error falls as the root of the draws: as many doublings as that takes.
         doublings = jnp.clip(jnp.nan_to_num(jnp.ceil(2 * jnp.log2(jnp.max(error) / tolerance))), 1, MOST_DOUBLINGS)
-        more = jnp.minimum(blocks << doublings.astype(blocks.dtype), most)
-        return jnp.maximum(2 * blocks, more), found.x, found, error, blocks
+        blocks = jnp.maximum(jnp.minimum(blocks << doublings.astype(blocks.dtype), most), 1)
+        found = objective.optimum(phi, blocks)
+        return blocks, found.x, found, objective.error(found, blocks)
 
     def unfinished(carry: tuple) -> Array:
-        blocks, _, found, error, _ = carry
-        return (blocks <= most) & jnp.isfinite(found.value) & ~(jnp.max(error) <= tolerance)
+        blocks, _, found, error = carry
+        return (2 * blocks <= most) & jnp.isfinite(found.value) & ~(jnp.max(error) <= tolerance)
 
-    first = (jnp.array(1), _finite_start(objective, dim, dtype))
-    zeros = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(level, first))
-    start = (*first, zeros[2], jnp.full(dim, jnp.inf, dtype), first[0])
-    _, phi, found, error, blocks = jax.lax.while_loop(unfinished, level, start)
+    start, unknown = (jnp.array(0), _finite_start(objective, dim, dtype)), jnp.full(dim, jnp.inf, dtype)
+    shapes = jax.eval_shape(level, (*start, None, unknown))[2]
+    nothing = jax.tree_util.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    blocks, phi, found, error = jax.lax.while_loop(unfinished, level, (*start, nothing, unknown))
 
     covariance, definite = None, jnp.array(True)
     if dim <= DENSE_MAX_DIM or (response and dim <= RESPONSE_MAX_DIM):

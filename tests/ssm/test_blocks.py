@@ -143,6 +143,8 @@ def test_which_models_are_taken_by_blocks():
     few = built(trend_and_harmonics(POINT))
     assert blocks.block_size(plenty, 1000) > 1 and plenty.moves == few.moves == (0, 1)
     assert blocks.block_size(few, 1000) == blocks.block_size(plenty, 100) == 1
+    monthly = built([components.trend(1.0, 1.0), components.seasonal(1.0, 12, TIMES)])
+    assert blocks.block_size(monthly, 144) == 1 and blocks.block_size(monthly, 500) > 1
     narrow = components.assemble([components.seasonal(1.0, 30, TIMES)], 1.0, jnp.float32)
     assert blocks.block_size(narrow, 1000) == 1
     moving = components.Block(X, components.Transition(np.full(2, 0.5)), np.ones(2), np.eye(2), np.eye(0), (False,) * 2)
